@@ -22,6 +22,16 @@ LARGEST_PART = 5 * GIB
 STANDARD_INPUT = STANDARD_OUTPUT = "-"
 """The name of a pipe as source of a request, and as destination of an unbundled image."""
 
+PROBES = "amistream-"
+"""Begin of the names of all objects that a probe puts."""
+LONGEST_PROBE_S = 12 * 3600
+"""Most seconds that a probe may take."""
+CLAIM_END = ".claim"
+PART_NAME = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
+"""The name of a part, of any tool's bundle."""
+_PROBE = re.compile(
+    r"(?P<probe>amistream-tune-[0-9a-f]{8}-)[1-9][0-9]*(\.part\.[0-9]{2,})?|amistream-probe-([0-9a-f]{6}|[0-9a-f]{8})"
+)
 _SNAPSHOT = re.compile("snap-([0-9a-f]{8}|[0-9a-f]{17})")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
@@ -194,7 +204,25 @@ def manifest_name(prefix: str) -> str:
 
 def claim_name(prefix: str) -> str:
     """The object by which one of many hosts holds the prefix for its job."""
-    return f"{prefix}.claim"
+    return prefix + CLAIM_END
+
+
+def probe_object(token: str, number: int) -> str:
+    """An object by which the link to a destination is measured; `token` is that of one measurement."""
+    return f"amistream-tune-{token}-{number}"
+
+
+def probe_of(name: str) -> str:
+    """The begin of all names of one probe, for an object that a probe puts and deletes again; '' for any other.
+
+    A probe of one object, which proves write permission, gives the whole name.
+    """
+    found = _PROBE.fullmatch(name)
+    return (found["probe"] or name) if found else ""
+
+
+def is_probe(name: str) -> bool:
+    return probe_of(name) != ""
 
 
 def is_part_of(prefix: str, name: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from amistream.bundles.listing import select
 from amistream.bundles.results import Inventory
+from amistream.cli.commands.listing import inventory_text
 from amistream.errors import RefusedError
 from amistream.values import GIB
 from bundles.bucket import SIZES
@@ -165,3 +166,46 @@ async def test_parts_by_any_name(cloud: Endpoint, make_bucket: MakeBucket, tmp_p
             s3.put_object(Bucket=bucket, Key=f"web/{new}", Body=manifest.with_name(f"holes.img.{old}").read_bytes())
     found = await inventory(work(tmp_path, cloud), f"s3://{bucket}")
     assert (found.bundles[0].missing, found.orphan_parts) == (("piece-1",), ())
+
+
+async def test_leftovers(
+    cloud: Endpoint, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_ring: KeyRing
+) -> None:
+    """Objects of probes, unfinished uploads and claims of jobs that are over are listed with what removes them."""
+    manifest = older_bundle(tmp_path / "again", key_ring, SIZES)
+    put_files(cloud, filled, manifest.parent, "claimed/")
+    claim = b'{"job": "web", "run": "r", "holder": "h", "nonce": "n"}'
+    with cloud.blocking_client() as s3:
+        for key in ("web/amistream-tune-0badcafe-1", "web/amistream-tune-0badcafe-2.part.00"):
+            s3.put_object(Bucket=filled, Key=key, Body=b"x" * 100)
+        s3.put_object(Bucket=filled, Key="amistream-probe-0badcafe", Body=b"")
+        for key in ("claimed/holes.img.claim", "running/image.claim"):
+            s3.put_object(Bucket=filled, Key=key, Body=claim)
+        s3.put_object(Bucket=filled, Key="whole/holes.img.claim", Body=b"somebody's")
+        upload = s3.create_multipart_upload(Bucket=filled, Key="web/image.part.07")["UploadId"]
+        s3.create_multipart_upload(Bucket=filled, Key="web/film.mkv")
+    async with work(tmp_path, cloud).session() as session:
+        young = await session.inventory(f"s3://{filled}", leftovers=True)
+        monkeypatch.setattr("amistream.bundles.claim_text.LONGEST_RUN", timedelta(seconds=-60))
+        monkeypatch.setattr("amistream.bundles.leftovers.LONGEST_RUN", timedelta(seconds=-60))
+        found = await session.inventory(f"s3://{filled}", leftovers=True)
+    assert [row.kind for row in young.leftovers] == ["probe", "probe", "upload"]
+    assert [
+        (row.kind, row.objects.removeprefix(f"s3://{filled}/"), row.count, row.stored) for row in found.leftovers
+    ] == [
+        ("probe", "amistream-probe-0badcafe", 1, 0),
+        ("probe", "web/amistream-tune-0badcafe-*", 2, 200),
+        ("upload", "web/image.part.07", 1, None),
+        ("claim", "claimed/holes.img.claim", 1, len(claim)),
+    ]
+    assert [row.remove for row in found.leftovers] == [
+        f"aws s3 rm s3://{filled}/amistream-probe-0badcafe",
+        f"aws s3 rm s3://{filled}/web/ --recursive --exclude '*' --include 'amistream-tune-0badcafe-*'",
+        f"aws s3api abort-multipart-upload --bucket {filled} --key web/image.part.07 --upload-id {upload}",
+        f"aws s3 rm s3://{filled}/claimed/holes.img.claim",
+    ]
+    assert all("tune" not in row.parts for row in found.orphan_parts)
+    text = inventory_text(select(found, orphans=True), datetime.now(UTC))
+    assert [line for line in text.splitlines() if line.startswith("  aws ")] == [
+        f"  {row.remove}" for row in found.leftovers
+    ]

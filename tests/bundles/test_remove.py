@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.bundles.claim_text import is_over
 from amistream.bundles.remove import Removal
 from amistream.errors import RefusedError, StoreError
+from amistream.ports.store import StoredClaim
 from bundles.bucket import SIZES
 from bundles.made import contents, flip, images, older_bundle, put_files, register, work
 from jobs.work import use_endpoint
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
+CLAIM = b'{"job": "web", "run": "r", "holder": "h", "nonce": "n"}'
 NAMES = ["holes.img.manifest.xml", "holes.img.part.0", "holes.img.part.1", "holes.img.part.2"]
 
 
@@ -288,3 +295,27 @@ async def test_parts_that_another_bundle_has_too(cloud: Endpoint, bucket: str, b
         done = await session.delete(f"s3://{bucket}/other-kernel.manifest.xml", agree)
         assert (list(done.deleted), done.kept) == (["other-kernel.manifest.xml", *NAMES[1:]], ())
     assert list_keys(cloud, bucket) == ["damaged.manifest.xml"]
+
+
+@pytest.mark.parametrize(("age_s", "text", "goes"), [(60, CLAIM, False), (50_000, CLAIM, True), (50_000, b"x", False)])
+async def test_a_claim_beside_the_bundle(age_s: float, text: bytes, goes: bool, bundle: Path, tmp_path: Path) -> None:
+    """The claim of a job that is over goes with its bundle; that of a job that may be at work stays, as do others."""
+    claim = bundle.parent / "holes.img.claim"
+    claim.write_bytes(text)
+    os.utime(claim, (time.time() - age_s,) * 2)
+    async with work(tmp_path).session() as session:
+        planned = await session.delete(str(bundle), agree, dry_run=True)
+        done = await session.delete(str(bundle), agree)
+    assert planned.deleted == done.deleted
+    assert (claim.name in done.deleted, claim.exists(), bundle.exists()) == (goes, not goes, False)
+
+
+def test_the_time_of_a_claim() -> None:
+    """Beside a whole bundle a claim ends with the longest run of a host, without one with its queue's memory."""
+    made_at = datetime(2026, 11, 1, tzinfo=UTC)
+    claim = StoredClaim(name="image.claim", text=CLAIM, version="v", made_at=made_at)
+    ends = {True: timedelta(hours=12), False: timedelta(days=15)}
+    for has_bundle, age in ends.items():
+        assert not is_over(claim, made_at + age, has_bundle=has_bundle)
+        assert is_over(claim, made_at + age + timedelta(seconds=1), has_bundle=has_bundle)
+    assert not is_over(replace(claim, made_at=None), made_at, has_bundle=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import time
 import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,7 +28,7 @@ from amistream.jobs.search import (
     steady_rate,
 )
 from amistream.jobs.tune import SLICE, sample_extents
-from amistream.values import GIB, MIB, Extent
+from amistream.values import GIB, MIB, Extent, is_probe, probe_object, probe_of
 from benchmarks.sink_process import BUCKET, running_sink
 from support.volumes import random_image
 
@@ -183,3 +185,31 @@ def test_tuning_for_real(
     else:
         rows = [line for line in shown.out.splitlines() if "MiB/s" in line and "#" in line and "MiB " in line]
         assert ["recommended" in row for row in rows] == [True] + [False] * 4
+
+
+def test_the_names_of_a_probe() -> None:
+    """Only the exact names of probes are known as such, and those of one probe begin alike."""
+    name = probe_object("0123abcd", 12)
+    assert probe_of(name) == probe_of(f"{name}.part.00") == "amistream-tune-0123abcd-"
+    assert probe_of("amistream-probe-0123abcd") == "amistream-probe-0123abcd"
+    others = ["amistream-tune-", "amistream-tune-0123abcd-x", "amistream-tune-0123ABCD-1", "amistream-probe-web"]
+    others += [f"{name}.part.00.old", f"{name}.part.1", f"{name}.manifest.xml", f"my-{name}", f"x/{name}"]
+    assert [other for other in others if is_probe(other)] == []
+
+
+def test_what_a_killed_probe_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next measurement removes a probe's objects after a day, and neither younger ones nor others."""
+    monkeypatch.setenv("AMISTREAM_STATE_DIR", str(tmp_path / "state"))
+    image, place = random_image(tmp_path / "disk.img", 4 * MIB), tmp_path / "out"
+    place.mkdir()
+    old = [probe_object("0badcafe", 1), f"{probe_object('0badcafe', 2)}.part.00"]
+    young = probe_object("0badf00d", 1)
+    for name in (*old, young, "amistream-tune-web", "image.part.00"):
+        (place / name).write_bytes(b"noise")
+        days = 0 if name == young else 2
+        os.utime(place / name, (time.time() - days * 86400,) * 2)
+    assert main.run(["tune", str(image), "--to", str(place), "--budget", "1"]) == 0
+    assert sorted(path.name for path in place.iterdir()) == sorted([young, "amistream-tune-web", "image.part.00"])
+    assert "removed 2 objects that earlier measurements had left" in capsys.readouterr().err

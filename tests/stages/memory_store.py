@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 
 from amistream.errors import RivalError, TakenError
 from amistream.ports.store import Identity, OnBytes, Stored, StoredClaim, sha1_of, whole_checksum
@@ -95,6 +96,11 @@ class MemoryStore:
 
     async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
         """Delete nothing: objects are never incomplete."""
+
+    async def sweep(self, begin: str, belongs: Callable[[str], bool], *, made_before: datetime) -> int:
+        """Delete nothing: objects have no age."""
+        del begin, belongs, made_before
+        return 0
 
     async def read_claim(self, name: str) -> StoredClaim | None:
         return self.claims.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,3 +189,22 @@ async def test_nothing_to_tidy(place: Place) -> None:
     await place.store.tidy({})
     await place.store.tidy({"image.part.00": whole_checksum(sha1(SMALL))})
     assert place.names() == []
+
+
+async def test_a_sweep_takes_what_is_old_and_named_so(place: Place) -> None:
+    """Objects and unfinished puts that belong and are older than the moment go; younger ones and all others stay."""
+    names = ["old.1", "old.2", "old.x"]
+    for name in names:
+        await place.store.put(name, memoryview(SMALL), sha1(SMALL), lambda _: None)
+    place.leave_unfinished("old.3")
+    place.leave_unfinished_by_another("old.x")
+
+    def belongs(name: str) -> bool:
+        return name in {"old.1", "old.2", "old.3"}
+
+    now, others = datetime.now(UTC), place.unfinished() - 1
+    # One endpoint says of every upload that it was begun in 2010.
+    early = await place.store.sweep("old.", belongs, made_before=now - timedelta(hours=1))
+    assert (place.names(), place.unfinished() - others) == (names, 1 - early)
+    assert early + await place.store.sweep("old.", belongs, made_before=now + timedelta(hours=1)) == 3
+    assert (place.names(), place.unfinished()) == (["old.x"], others)

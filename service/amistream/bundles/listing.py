@@ -7,13 +7,14 @@ AMIs once. `take_inventory` gathers, `select` filters; costs are estimates.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
 from amistream.aws.ec2 import Ec2
+from amistream.bundles.leftovers import begin_of_probe, probe_leftovers, stray_claims, unfinished_uploads
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.place import BucketPlace, Place
@@ -25,12 +26,10 @@ from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.registry import Ami
 from amistream.ports.store import Listed, ObjectStore
 from amistream.settings import Settings
-from amistream.values import GIB
+from amistream.values import CLAIM_END, GIB, PART_NAME
 
 READS = 8
 """Manifests read at a time: each may have 4 MiB. Guess."""
-
-_PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
 
 PRICES_AS_OF = "2025-01"
 
@@ -51,12 +50,42 @@ USD_PER_GIB_MONTH = MappingProxyType(
 """List prices of S3 standard storage for the first 50 TB of a month, for estimates only. S3's "GB" is a GiB."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The objects of a listing, by their kind."""
+
+    manifests: dict[str, Listed] = field(default_factory=dict)
+    parts: dict[str, Listed] = field(default_factory=dict)
+    probes: list[Listed] = field(default_factory=list)
+    claims: list[Listed] = field(default_factory=list)
+
+
+async def _listed(store: ObjectStore) -> _Listed:
+    there = _Listed()
+    async for listed in store.listed(""):
+        if begin_of_probe(listed.name):
+            there.probes.append(listed)
+        elif listed.name.endswith(MANIFEST_END):
+            there.manifests[listed.name] = listed
+        elif listed.name.endswith(CLAIM_END):
+            there.claims.append(listed)
+        elif PART_NAME.fullmatch(listed.name):
+            there.parts[listed.name] = listed
+    return there
+
+
 async def take_inventory(
-    place: BucketPlace, settings: Settings, ec2: Ec2 | None, note: Note, *, price: float | None = None
+    place: BucketPlace,
+    settings: Settings,
+    ec2: Ec2 | None,
+    note: Note,
+    *,
+    price: float | None = None,
+    leftovers: bool = False,
 ) -> Inventory:
     """List everything below the place. Without `ec2`, or if EC2 refuses, `images` are unknown.
 
-    `price` per GiB and month replaces the list price.
+    `price` per GiB and month replaces the list price. `leftovers`: look for those of killed processes, too.
     """
     store = place.store
     images = await _images(place, settings, ec2, note)
@@ -65,13 +94,8 @@ async def take_inventory(
         many = "AMI is" if unclear == 1 else "AMIs are"
         note(f"EC2 does not report on which bundle {unclear} {many} registered: a bundle shown with ? may have one")
     price = USD_PER_GIB_MONTH.get(place.region) if price is None else price
-    manifests: dict[str, Listed] = {}
-    parts: dict[str, Listed] = {}
-    async for listed in store.listed(""):
-        if listed.name.endswith(MANIFEST_END):
-            manifests[listed.name] = listed
-        elif _PART.fullmatch(listed.name):
-            parts[listed.name] = listed
+    there = await _listed(store)
+    manifests, parts = there.manifests, there.parts
 
     async def read(listed: Listed) -> tuple[ListedBundle, set[str]]:
         manifest, problem = await _read(store, listed)
@@ -100,6 +124,11 @@ async def take_inventory(
 
     read_ones = await gather_limited(read, manifests.values(), READS)
     all_claimed = set[str]().union(*(names for _, names in read_ones))
+    left = probe_leftovers(place, there.probes)
+    if leftovers:
+        names = dict(zip(manifests, read_ones, strict=True))
+        whole = {name for name, (bundle, _) in names.items() if not bundle.problem}
+        left += [*await unfinished_uploads(place, note), *await stray_claims(place, there.claims, whole)]
     loose = [listed for name, listed in parts.items() if name not in all_claimed]
     return _summed(
         Inventory(
@@ -108,6 +137,7 @@ async def take_inventory(
             bundles=tuple(bundle for bundle, _ in read_ones),
             orphan_parts=tuple(_loose_parts(store, loose, price)),
             orphan_images=tuple(_loose_images(place, manifests, images or ())),
+            leftovers=tuple(left),
             stored=0,
             cost=None,
             price=price,
@@ -131,8 +161,16 @@ def select(
     ]
     parts = [parts for parts in inventory.orphan_parts if of_age(parts.newest_at)]
     images = () if unregistered or made_before else inventory.orphan_images
+    left = () if unregistered else tuple(each for each in inventory.leftovers if of_age(each.newest_at))
     return _summed(
-        inventory.model_copy(update={"bundles": tuple(bundles), "orphan_parts": tuple(parts), "orphan_images": images})
+        inventory.model_copy(
+            update={
+                "bundles": tuple(bundles),
+                "orphan_parts": tuple(parts),
+                "orphan_images": images,
+                "leftovers": left,
+            }
+        )
     )
 
 
@@ -159,12 +197,12 @@ async def _claimed(
         return {
             name: part.size
             for name, part in parts.items()
-            if (found := _PART.fullmatch(name)) and found["prefix"] == prefix
+            if (found := PART_NAME.fullmatch(name)) and found["prefix"] == prefix
         }
     folder, slash, _ = listed.name.rpartition("/")
 
     async def size(name: str) -> int | None:
-        if name in parts or _PART.fullmatch(name):
+        if name in parts or PART_NAME.fullmatch(name):
             return parts[name].size if name in parts else None
         # A name of another tool, which the listing did not gather.
         stored = await store.stat(name, read=False)
@@ -191,7 +229,7 @@ async def _read(store: ObjectStore, listed: Listed) -> tuple[Manifest | None, st
 def _loose_parts(store: ObjectStore, loose: Sequence[Listed], price: float | None) -> list[ListedParts]:
     groups: dict[str, list[Listed]] = defaultdict(list)
     for listed in loose:
-        found = _PART.fullmatch(listed.name)
+        found = PART_NAME.fullmatch(listed.name)
         assert found is not None  # noqa: S101 - only such names were gathered
         groups[found["prefix"]].append(listed)
     rows = []
@@ -223,5 +261,7 @@ def _cost(size: int, price: float | None) -> float | None:
 
 
 def _summed(inventory: Inventory) -> Inventory:
-    stored = sum(bundle.stored for bundle in inventory.bundles) + sum(parts.stored for parts in inventory.orphan_parts)
+    stored = sum(bundle.stored for bundle in inventory.bundles)
+    stored += sum(parts.stored for parts in inventory.orphan_parts)
+    stored += sum(left.stored or 0 for left in inventory.leftovers)
     return inventory.model_copy(update={"stored": stored, "cost": _cost(stored, inventory.price)})

@@ -1,4 +1,4 @@
-"""Deletes a bundle: the objects in its manifest, if they match it, and nothing else.
+"""Deletes a bundle: the objects in its manifest, if they match it, the claim of a job that is over, and nothing else.
 
 `plan_removal` checks and decides, `remove` deletes. The manifest goes first, so that no bundle ever lacks parts. While
 an AMI uses the bundle nothing is deleted, unless the AMI is deregistered too.
@@ -10,8 +10,10 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from amistream.aws.ec2 import Ec2
+from amistream.bundles.claim_text import is_over
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import differs, holds_other
@@ -21,14 +23,15 @@ from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
-from amistream.ports.store import Stored
+from amistream.ports.store import Stored, StoredClaim
 from amistream.settings import Settings
+from amistream.values import claim_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
     """The objects to delete. `own`: parts as name and size; `kept`: objects that have a part's name but differ, or
-    belong to another bundle too.
+    belong to another bundle too. `claim`: that of the job that made it, and is over.
     """
 
     bundle: Bundle
@@ -37,17 +40,20 @@ class Removal:
     kept: tuple[str, ...]
     missing: tuple[str, ...]
     images: tuple[str, ...]
+    claim: StoredClaim | None
 
     @property
     def names(self) -> tuple[str, ...]:
         """All objects to delete, the manifest first."""
         first = (self.bundle.manifest_name,) if self.manifest_there else ()
-        return (*first, *(name for name, _ in self.own))
+        last = (self.claim.name,) if self.claim is not None else ()
+        return (*first, *(name for name, _ in self.own), *last)
 
     @property
     def size(self) -> int:
         manifest = len(self.bundle.manifest.raw) if self.manifest_there else 0
-        return manifest + sum(size for _, size in self.own)
+        claim = len(self.claim.text) if self.claim is not None else 0
+        return manifest + sum(size for _, size in self.own) + claim
 
     def result(self, *, dry_run: bool, deregistered: Sequence[str]) -> Removed:
         return Removed(
@@ -89,7 +95,8 @@ async def plan_removal(
             hint="if no AMI uses the bundle: amistream delete --no-ec2",
             field="manifest",
         )
-    needed = await _needed_by_others(bundle)
+    names = await store.names("")
+    needed = await _needed_by_others(bundle, names)
 
     # A bucket keeps checksums; files of a directory are read to compute them.
     in_bucket = isinstance(bundle.place, BucketPlace)
@@ -111,6 +118,7 @@ async def plan_removal(
         kept=tuple(name for name, _, other in found if other),
         missing=tuple(name for name, stored, _ in found if stored is None),
         images=tuple(image.id for image in images),
+        claim=await _claim_that_is_over(bundle, names),
     )
 
 
@@ -138,6 +146,8 @@ async def remove(
     except BaseException:
         note(f"some parts are left; to continue: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
+    if plan.claim is not None:
+        await store.remove_claim(plan.claim)
     if versions and isinstance(bundle.place, BucketPlace):
         await bundle.place.store.delete_versions(versions)
     try:
@@ -157,9 +167,15 @@ async def _versions(plan: Removal) -> dict[str, str]:
     return {name: version for name, version in zip(plan.names, found, strict=True) if version}
 
 
-async def _needed_by_others(bundle: Bundle) -> set[str]:
+async def _claim_that_is_over(bundle: Bundle, names: Sequence[str]) -> StoredClaim | None:
+    """The claim by which a job has made the bundle, if that is over; it would keep the next bundle away."""
+    name = claim_name(bundle.manifest_name.removesuffix(MANIFEST_END))
+    claim = await bundle.place.store.read_claim(name) if name in names else None
+    return claim if claim is not None and is_over(claim, datetime.now(UTC), has_bundle=True) else None
+
+
+async def _needed_by_others(bundle: Bundle, names: Sequence[str]) -> set[str]:
     """Collect the names of objects in other manifests of the same place. An unreadable manifest has none."""
-    names = await bundle.place.store.names("")
     others = [name for name in names if name.endswith(MANIFEST_END) and name != bundle.manifest_name]
 
     async def names_in(name: str) -> set[str]:

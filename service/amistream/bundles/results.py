@@ -99,6 +99,21 @@ class ListedImage(_Result):
     location: str
 
 
+class Leftover(_Result):
+    """Something that a process left when it was killed, or a request that was never answered.
+
+    `kind`: objects of a `probe`, an unfinished `upload`, or the `claim` of a job that is over. `objects` ends in * for
+    several. `stored` is None for an upload. `remove` is a command.
+    """
+
+    kind: Literal["probe", "upload", "claim"]
+    objects: str
+    count: int
+    stored: int | None
+    newest_at: datetime
+    remove: str
+
+
 class Inventory(_Result):
     """The whole listing. `cost`: the stored bytes at the region's list price for standard storage; None if unknown."""
 
@@ -107,6 +122,7 @@ class Inventory(_Result):
     bundles: tuple[ListedBundle, ...]
     orphan_parts: tuple[ListedParts, ...]
     orphan_images: tuple[ListedImage, ...]
+    leftovers: tuple[Leftover, ...] = ()
     stored: int
     cost: float | None
     price: float | None

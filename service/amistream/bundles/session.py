@@ -198,7 +198,9 @@ class BundleSession:
                 removed = await remove(plan, self._settings, ec2, self._note)
         return Deregistered(image_id=image_id, location=location, region=region, removed=removed)
 
-    async def inventory(self, folder: str, *, ask_ec2: bool = True, price: float | None = None) -> Inventory:
+    async def inventory(
+        self, folder: str, *, ask_ec2: bool = True, price: float | None = None, leftovers: bool = False
+    ) -> Inventory:
         location = parse_location(folder)
         if not isinstance(location, S3Location):
             raise RefusedError(
@@ -209,7 +211,7 @@ class BundleSession:
             )
         place = await open_bucket(location, self._settings, self._aws)
         ec2 = await ec2_of(place.region, self._settings, self._aws) if ask_ec2 else None
-        return await take_inventory(place, self._settings, ec2, self._note, price=price)
+        return await take_inventory(place, self._settings, ec2, self._note, price=price, leftovers=leftovers)
 
     async def prune(
         self,

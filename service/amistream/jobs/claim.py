@@ -19,16 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from amistream.bundles.claim_text import ClaimText, parse_claim
 from amistream.checks.free_place import claimed_error
 from amistream.errors import FencedError, RivalError
 from amistream.flow.gather import gather_limited
 from amistream.jobs.job import Job
-from amistream.jobs.lease import Rank, rank_of
+from amistream.jobs.lease import rank_of
 from amistream.jobs.same_request import check_same_request
 from amistream.ports.store import Store, Stored, StoredClaim
 from amistream.request import digest_of
@@ -38,29 +37,6 @@ log = structlog.get_logger()
 
 _MOST_RIVALS = 5
 """Rivals that one `take` meets at most: each is a host that has just received the job. Guess."""
-
-
-class ClaimText(BaseModel):
-    """The content of a claim. Fields that a newer version adds are no obstacle."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    v: Literal[1] = 1
-    job: str
-    """The job's name."""
-    run: str
-    """The job's id on the host that has it."""
-    holder: str
-    request: str = ""
-    """A digest of the job's request; '' in a claim of an older version."""
-    attempt: int = 0
-    sent_at: float = 0.0
-    nonce: str
-    """Makes each claim another object, with another ETag."""
-
-    @property
-    def rank(self) -> Rank:
-        return self.sent_at, self.attempt
 
 
 class Claim:
@@ -126,7 +102,7 @@ class Claim:
     async def is_ours(self) -> bool:
         """The claim is one of this job's run, also of an earlier process."""
         found = await self.store.read_claim(self._name)
-        owner = _parsed(found.text) if found is not None else None
+        owner = parse_claim(found.text) if found is not None else None
         return owner is not None and (owner.job, owner.run) == (self._job.name, self._job.id)
 
     async def check_removal(self) -> None:
@@ -141,7 +117,7 @@ class Claim:
     async def release(self, *, whole_job: bool = False) -> None:
         """Remove the claim if it is this run's; with `whole_job`, if it is any run's of the job, which is done."""
         found = await self.store.read_claim(self._name)
-        owner = _parsed(found.text) if found is not None else None
+        owner = parse_claim(found.text) if found is not None else None
         if found is None or owner is None or owner.job != self._job.name:
             return
         if whole_job or owner.run == self._job.id:
@@ -206,7 +182,7 @@ class Claim:
         found = await self.store.read_claim(self._name)
         if found is None:
             return None
-        owner = await asyncio.to_thread(_parsed, found.text)
+        owner = await asyncio.to_thread(parse_claim, found.text)
         if owner is None:
             raise claimed_error(self.store, self.prefix, "something that amistream cannot read", self._remove)
         return found, owner
@@ -244,10 +220,3 @@ class Claim:
             f"cannot go on with the job {self._job.name!r} in {self.store.location}: {why}",
             hint="nothing more is stored or removed here; the queue gives the job to whoever has it",
         )
-
-
-def _parsed(text: bytes) -> ClaimText | None:
-    try:
-        return ClaimText.model_validate_json(text)
-    except ValidationError:
-        return None

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from amistream.bundles.claim_text import LONGEST_KEPT
 from amistream.jobs.journal_file import JournalFile
 
 REMEMBERED = 2000
 """Messages that were dealt with and are remembered. Guess: twice the jobs that are."""
-LONGEST_KEPT_S = 15 * 24 * 3600
-"""AWS limit: a message is kept for 14 days, so it does not come again after that."""
+LONGEST_KEPT_S = int(LONGEST_KEPT.total_seconds())
 
 
 class Verdict(StrEnum):

@@ -7,7 +7,7 @@ deleted again, which shows the speed of the link.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,6 +128,9 @@ async def _probe(tuner: Tuner, measurable: Measurable) -> _Link:
         return _Link(notes=(f"the link was not measured: it was too slow for a probe of {duration_text(PROBE_S)}",))
     except StoreError as error:
         return _Link(notes=(f"the link was not measured: {error.message}",))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PROBE_S):
+            await tuner.sweep()
     return _Link(rate=tuner.speeds.upload_rate(plan.part_size, plan.upload_concurrency), sent=sent)
 
 

@@ -20,12 +20,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
 
 from amistream.aws.session import Aws
 from amistream.checks.preflight import Measurable, Note, check_measurable
-from amistream.errors import AmistreamError, RefusedError
+from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.gather import task_group, try_each
 from amistream.flow.undo import Progress, undo_despite_cancel
 from amistream.jobs.search import (
@@ -53,7 +54,7 @@ from amistream.source.extents import ALIGNMENT, join_extents
 from amistream.stages.level import level_number
 from amistream.stages.upload import MemoryLedger
 from amistream.units import duration_text, rate_text, size_text
-from amistream.values import KIB, MIB, Extent, part_name
+from amistream.values import KIB, MIB, PROBES, Extent, is_probe, part_name, probe_object, probe_of
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
 """Default limit: candidates with a higher memory ceiling are not tried."""
@@ -73,6 +74,8 @@ PARTS_EACH = 2
 """Parts that each connection sends in a pass: the least that shows its speed (`search.steady_rate`)."""
 ENOUGH_IN_VAIN = 2
 """Numbers of connections in a row that bring no more speed, after which no larger one is measured."""
+ABANDONED = timedelta(days=1)
+"""Age at which an object of a probe is nobody's: a probe deletes each within its time (`LONGEST_PROBE_S`)."""
 REMOVAL_STALL_S = 120.0
 """The rest is left when nothing was removed for so long. Guess."""
 
@@ -117,6 +120,7 @@ async def tune(
         if in_force not in grid:
             grid.append(in_force)
         tuner = Tuner(measurable, note, report, budget_s)
+        await tuner.sweep()
         try:
             await tuner.measure_levels(list(dict.fromkeys((*LEVELS, in_force.compress))))
             await tuner.measure_links(sorted({*CONCURRENCIES, in_force.upload_concurrency}))
@@ -145,7 +149,7 @@ class Tuner:
         self._report = report
         self._until = perf_counter() + budget_s
         self._budget_s = budget_s
-        self._names = f"amistream-tune-{secrets.token_hex(4)}"
+        self._token = secrets.token_hex(4)
         self._count = 0
         self._sent: dict[str, tuple[int, str]] = {}
         """Size and checksum of what was sent, by name."""
@@ -163,6 +167,16 @@ class Tuner:
     @property
     def _left_s(self) -> float:
         return self._until - perf_counter()
+
+    async def sweep(self) -> None:
+        """Remove objects of probes that were killed long ago. What fails is a notice: measuring goes on."""
+        try:
+            removed = await self._store.sweep(PROBES, is_probe, made_before=datetime.now(UTC) - ABANDONED)
+        except StoreError as error:
+            self._note(f"could not look for objects of earlier measurements: {error.message}")
+            return
+        if removed:
+            self._note(f"removed {removed} object{'s' * (removed != 1)} that earlier measurements had left")
 
     def _cut_off(self) -> asyncio.Timeout:
         """Bounds every measurement but the first of the link: without that nothing is known."""
@@ -244,7 +258,7 @@ class Tuner:
             sent.append(perf_counter())
             while len(sent) == 1 or perf_counter() < until:
                 self._count += 1
-                name = f"{self._names}-{self._count}"
+                name = self._name()
                 self._sent[name] = len(piece), whole_checksum(sha1)
                 await store.put(name, piece, sha1, lambda _: None)
                 sent.append(perf_counter())
@@ -324,7 +338,9 @@ class Tuner:
 
         def report(left: AmistreamError | None) -> None:
             if left is not None:
-                self._note(f"not all that was sent is removed: {left.message}; its names begin with {self._names}")
+                self._note(
+                    f"not all that was sent is removed: {left.message}; its names begin with {probe_of(self._name())}"
+                )
             for name in sorted(store.unanswered.late.keys() & self._sent.keys()):
                 self._note(f"{store.location}/{name} may still appear: the request to store it was never answered")
 
@@ -334,8 +350,10 @@ class Tuner:
     def _plan(self, sample: int, *, level: int | None) -> Plan:
         self._count += 1
         extents = sample_extents(self._extents, sample)
-        prefix = f"{self._names}-{self._count}"
-        return replace(self._measurable.plan, prefix=prefix, level=level, extents=extents)
+        return replace(self._measurable.plan, prefix=self._name(), level=level, extents=extents)
+
+    def _name(self) -> str:
+        return probe_object(self._token, self._count)
 
     def _announce(self, number: int, what: str, time_s: float) -> None:
         self._report(f"round {number} of 3: {what}, about {duration_text(max(0.0, time_s))}")

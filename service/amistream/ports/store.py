@@ -65,11 +65,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredClaim:
-    """A claim as it was read or put. `version` is another one after each change; a `text` that is too long is empty."""
+    """A claim as it was read or put. `version` is another one after each change; a `text` that is too long is empty.
+
+    `made_at` is known of one that was read.
+    """
 
     name: str
     text: bytes
     version: str
+    made_at: datetime | None = field(default=None, compare=False)
 
 
 def sha1_of(data: Buffer) -> bytes:
@@ -180,6 +184,12 @@ class Store(PartStore, Protocol):
         The names begin with `begin`, and `belongs` says of each if it is to be treated so.
         """
 
+    async def sweep(self, begin: str, belongs: Callable[[str], bool], *, made_before: datetime) -> int:
+        """Delete objects and the remains of unfinished puts that are older, whichever process made them.
+
+        Their names begin with `begin`, and `belongs` accepts each. Returns how many there were.
+        """
+
     async def read_claim(self, name: str) -> StoredClaim | None:
         """Return the claim as it is now; None if there is none."""
 
@@ -206,11 +216,23 @@ class Listed:
     modified: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedUpload:
+    """An unfinished upload of an object, whose name may contain slashes."""
+
+    name: str
+    upload_id: str
+    begun_at: datetime
+
+
 class ObjectStore(Store, Protocol):
     """A store in a service that keeps checksums, lists whole trees, and copies and deletes by itself: S3."""
 
     def listed(self, prefix: str, *, below: bool = True) -> AsyncIterator[Listed]:
         """List everything whose name begins with `prefix`, sorted by name. `below` includes folders below."""
+
+    def uploads(self, begin: str) -> AsyncIterator[ListedUpload]:
+        """List the unfinished uploads of objects whose names begin so, also in folders below."""
 
     async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
         """Copy an object here within the service, under this store's ACL; return its checksum if the service gives one.

@@ -14,8 +14,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
@@ -110,8 +111,17 @@ class DirectoryStore:
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
-        left = [name for name in await self.names(f".{begin}") if name.endswith(".partial")]
-        await self._unlink(*(name for name in left if belongs(name[1:].removesuffix(".partial").rpartition(".")[0])))
+        left = await self.names(f".{begin}")
+        await self._unlink(*(name for name in left if belongs(_whole_name(name))))
+
+    async def sweep(self, begin: str, belongs: Callable[[str], bool], *, made_before: datetime) -> int:
+        names = [name for name in await self.names(begin) if belongs(name)]
+        names += [name for name in await self.names(f".{begin}") if belongs(_whole_name(name))]
+        with self.failures("look at", begin), suppress(FileNotFoundError):
+            old = await asyncio.to_thread(self._older, names, made_before.timestamp())
+            await self._unlink(*old)
+            return len(old)
+        return 0
 
     async def read_claim(self, name: str) -> StoredClaim | None:
         with self.failures("read", name), suppress(FileNotFoundError):
@@ -136,8 +146,9 @@ class DirectoryStore:
     def _claim_in(self, place: int, name: str) -> StoredClaim:
         with os.fdopen(self._open_plain(place, name), "rb") as file:
             text = file.read(LARGEST_CLAIM + 1)
+            made_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
         whole = text if len(text) <= LARGEST_CLAIM else b""
-        return StoredClaim(name=name, text=whole, version=whole_checksum(sha1_of(text)))
+        return StoredClaim(name=name, text=whole, version=whole_checksum(sha1_of(text)), made_at=made_at)
 
     def _put_claim(self, name: str, text: bytes, instead_of: StoredClaim | None) -> StoredClaim:
         with self.failures("write", name), self._place() as place, locked(_path_of(place)):
@@ -297,6 +308,17 @@ class DirectoryStore:
         finally:
             os.close(descriptor)
 
+    def _older(self, names: Sequence[str], moment: float) -> list[str]:
+        """The names of plain files that were last written before the moment."""
+        older = []
+        with self._place() as place:
+            for name in names:
+                with suppress(FileNotFoundError):
+                    info = os.stat(name, dir_fd=place, follow_symlinks=False)
+                    if self._is_plain(info) and info.st_mtime < moment:
+                        older.append(name)
+        return older
+
     def _sync_directory(self) -> None:
         with self._place() as place:
             sync_directory(Path(), folder=place)
@@ -351,6 +373,11 @@ def _sha1(file: FileIO, size: int) -> bytes | None:
         digest.update(buffer[:count])
         left -= count
     return None if left else digest.digest()
+
+
+def _whole_name(temporary: str) -> str:
+    """The name that a file gets whose temporary name is given; '' for another name."""
+    return temporary[1:].removesuffix(".partial").rpartition(".")[0] if temporary.endswith(".partial") else ""
 
 
 def _path_of(place: int) -> Path:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Orphans = Annotated[
     bool,
     typer.Option(
-        "--orphans", help="Only leftovers: parts without a manifest, bundles that lack parts, AMIs without a manifest."
+        "--orphans",
+        help="Only leftovers: parts without a manifest, bundles that lack parts, AMIs without a manifest, and what "
+        "killed processes have left, with the commands that remove it.",
     ),
 ]
 Unregistered = Annotated[bool, typer.Option("--unregistered", help="Only bundles that no AMI of this account uses.")]
@@ -61,11 +63,15 @@ def list_bundles(
     if unregistered and no_ec2:
         raise UsageError("usage", "cannot run the command: --unregistered asks EC2, and --no-ec2 forbids it")
     inventory = run_here(
-        settings_for(config, reach), lambda session, _: session.inventory(address, ask_ec2=not no_ec2, price=price)
+        settings_for(config, reach),
+        lambda session, _: session.inventory(address, ask_ec2=not no_ec2, price=price, leftovers=True),
     )
     made_before = None if age is None else now - age
     shown = select(inventory, orphans=orphans, unregistered=unregistered, made_before=made_before)
     return put_answer(shown, lambda answer: inventory_text(answer, now), as_json=as_json)
+
+
+_LEFT_BY = {"probe": "a measurement", "upload": "an unfinished upload", "claim": "a claim of a job that is over"}
 
 
 def inventory_text(inventory: Inventory, now: datetime) -> str:
@@ -83,6 +89,22 @@ def inventory_text(inventory: Inventory, now: datetime) -> str:
     if inventory.orphan_images:
         rows = [(image.image_id, image.location) for image in inventory.orphan_images]
         blocks.append(columns([("AMI", "MANIFEST THAT IS NOT THERE"), *rows]))
+    if inventory.leftovers:
+        left = [
+            (
+                age_text(now - each.newest_at),
+                "-" if each.stored is None else size_text(each.stored),
+                _LEFT_BY[each.kind],
+                f"{each.objects}{f' ({each.count})' if each.count > 1 else ''}",
+            )
+            for each in inventory.leftovers
+        ]
+        blocks.append(columns([("AGE", "STORED", "LEFT BY", "OBJECT"), *left]))
+        blocks.append(
+            "\n".join(
+                ["To remove what no running process uses:", *(f"  {each.remove}" for each in inventory.leftovers)]
+            )
+        )
     found = f"{counted(len(inventory.bundles), 'bundle')} in {inventory.location}, {size_text(inventory.stored)}"
     if inventory.cost is not None:
         found += f", about {cost_text(inventory.cost)} a month (an estimate, at {inventory.price} USD per GiB)"

@@ -19,7 +19,7 @@ from amistream.cli.terminal import width_of
 from amistream.errors import EXIT_DONE, UsageError
 from amistream.request import DESTINATION, BundleRequest
 from amistream.units import rate_text, size_text
-from amistream.values import KIB, MIB, STANDARD_INPUT
+from amistream.values import KIB, LONGEST_PROBE_S, MIB, STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.jobs.search import Candidate, Trial
@@ -40,7 +40,8 @@ Destination = Annotated[
     ),
 ]
 Budget = Annotated[
-    float, typer.Option("--budget", metavar="SECONDS", min=1, help="Time for all measurements together.")
+    float,
+    typer.Option("--budget", metavar="SECONDS", min=1, max=LONGEST_PROBE_S, help="Time for all measurements together."),
 ]
 Write = Annotated[
     Path | None, typer.Option("--write", metavar="FILE", help="Write the recommended settings to this new TOML file.")

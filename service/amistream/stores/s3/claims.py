@@ -88,7 +88,10 @@ class S3Claims:
                 text = b""
             else:
                 text = await read_body(reply, alive)
-            return StoredClaim(name=name, text=text, version=str(wanted(reply, "ETag"))), mark_in(reply)
+            claim = StoredClaim(
+                name=name, text=text, version=str(wanted(reply, "ETag")), made_at=reply.get("LastModified")
+            )
+            return claim, mark_in(reply)
 
         return await self._requests.ask(f"read the claim {self._requests.url(name)}", attempt)
 

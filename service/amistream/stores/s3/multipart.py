@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +26,7 @@ from amistream.flow.cancel import await_answer
 from amistream.flow.gather import task_group
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
-from amistream.ports.store import Mark, OnBytes, sha1_of, whole_checksum
+from amistream.ports.store import ListedUpload, Mark, OnBytes, sha1_of, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
@@ -155,6 +156,15 @@ class MultipartUploads:
 
     async def abort_those(self, begin: str, belongs: Callable[[str], bool]) -> None:
         """Abort every unfinished upload of an object whose name, which begins so, belongs to this job."""
+        async for upload in self.listed(begin):
+            if belongs(upload.name):
+                await self.abort_one(upload)
+
+    async def abort_one(self, upload: ListedUpload) -> None:
+        await self._abort(upload.name, upload.upload_id)
+
+    async def listed(self, begin: str) -> AsyncIterator[ListedUpload]:
+        """List every unfinished upload of an object whose name begins so, a page at a time."""
         folder = self._requests.location.key("")
         common = f"{folder}{begin}"
         position: dict[str, str] = {}
@@ -169,14 +179,18 @@ class MultipartUploads:
                 following["UploadIdMarker"] = wanted(reply, "NextUploadIdMarker")
             if following and following == position:
                 raise IncompleteReplyError("names itself as the next page")
-            return [(wanted(each, "Key"), wanted(each, "UploadId")) for each in reply.get("Uploads", ())], following
+            begun = [
+                (wanted(each, "Key"), wanted(each, "UploadId"), each.get("Initiated", datetime.now(UTC)))
+                for each in reply.get("Uploads", ())
+            ]
+            return begun, following
 
         while True:
             what = f"list unfinished uploads in {self._requests.location}"
             begun, position = await self._requests.ask(what, partial(uploads, position=position))
-            for key, upload_id in begun:
-                if key.startswith(folder) and belongs(name := key.removeprefix(folder)):
-                    await self._abort(name, upload_id)
+            for key, upload_id, begun_at in begun:
+                if key.startswith(folder):
+                    yield ListedUpload(name=key.removeprefix(folder), upload_id=upload_id, begun_at=begun_at)
             if not position:
                 return
 

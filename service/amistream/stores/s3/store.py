@@ -11,6 +11,7 @@ exist, and an undo that ran before that would leave it behind.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +25,17 @@ from amistream.flow.gather import gather_limited
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
-from amistream.ports.store import Identity, Listed, Mark, OnBytes, Stored, StoredClaim, find, whole_checksum
+from amistream.ports.store import (
+    Identity,
+    Listed,
+    ListedUpload,
+    Mark,
+    OnBytes,
+    Stored,
+    StoredClaim,
+    find,
+    whole_checksum,
+)
 from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
@@ -247,6 +258,26 @@ class S3Store:
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         # Checksums of chunked objects end in the number of chunks; a whole object leaves nothing unfinished.
         await self._uploads.abort_all([name for name, checksum in unfinished.items() if "-" in checksum])
+
+    async def sweep(self, begin: str, belongs: Callable[[str], bool], *, made_before: datetime) -> int:
+        old = [
+            listed.name
+            async for listed in self.listed(begin, below=False)
+            if listed.modified < made_before and belongs(listed.name)
+        ]
+        unfinished = [
+            upload
+            async for upload in self.uploads(begin)
+            if upload.begun_at < made_before and "/" not in upload.name and belongs(upload.name)
+        ]
+        await self.delete_all(old)
+        for upload in unfinished:
+            await self._uploads.abort_one(upload)
+        return len(old) + len(unfinished)
+
+    def uploads(self, begin: str) -> AsyncIterator[ListedUpload]:
+        """See `ObjectStore.uploads`."""
+        return self._uploads.listed(begin)
 
     async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
         await self._uploads.abort_those(begin, belongs)
