@@ -35,6 +35,12 @@ async def test_size(scene: Scene, tree: Path) -> None:
         scene.out, source=str(tree), size="18MiB", code="source.no_room", says="image of 18.0 MiB: it needs at least"
     )
     assert "--size" in hint
+    for folder in range(100):
+        (tree / f"{folder:02}").mkdir()
+        for file in range(100):
+            (tree / f"{folder:02}/{file}").touch()
+    says = "image of 18.0 MiB: it needs at least 20.0 MiB, for the first "
+    await scene.hint(scene.out, source=str(tree), size="18MiB", code="source.no_room", says=says)
     await scene.hint(scene.out, source=str(tree), size="11GiB", code="source.too_large", says="has 11.00 GiB")
     async with scene.ready(scene.out, source=str(tree), size="32MiB") as ready:
         assert ready.volume.size == 32 << 20

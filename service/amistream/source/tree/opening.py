@@ -145,7 +145,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes, watch: MountW
     scratch = require_means(path, wishes.scratch) if profile is XFS else None
     wanted = wishes.size or min((origin.size or wishes.most) + wishes.reserved, wishes.most)
     size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
-    walk = _walked(path, layers, mount, wishes, profile)
+    walk = _walked(path, layers, mount, wishes, profile, most=size)
     replaced = _replaced(wishes, profile).keys()
     if not wishes.allow_unreadable:
         _refuse_unreadable(path, walk)
@@ -193,14 +193,16 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes, watch: MountW
     )
 
 
-def _walked(path: Path, layers: Sequence[Layer], mount: Mount | None, wishes: TreeWishes, profile: Profile) -> Walk:
+def _walked(
+    path: Path, layers: Sequence[Layer], mount: Mount | None, wishes: TreeWishes, profile: Profile, *, most: int
+) -> Walk:
     """Walk the tree, and again if a directory of its disk was mounted there meanwhile, and taken for a part of it."""
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
     real = Path(f"/proc/self/fd/{layers[0].root}").readlink()
     table, taken = mounts(), b""
     for _ in range(_MOST_WALKS):
         walk = Walk(layers, profile, selection, _surroundings(real, table, mount, wishes, profile))
-        _run(path, walk, wishes)
+        _run(path, walk, wishes, most)
         before, table = {each.number for each in table}, mounts()
         late = [each.point for each in table if each.number not in before and mount and each.device == mount.device]
         inside = ((os.path.relpath(point, os.fsencode(real)), point) for point in late)
@@ -215,9 +217,14 @@ def _walked(path: Path, layers: Sequence[Layer], mount: Mount | None, wishes: Tr
     )
 
 
-def _run(path: Path, walk: Walk, wishes: TreeWishes) -> None:
+def _run(path: Path, walk: Walk, wishes: TreeWishes, size: int) -> None:
     try:
-        walk.run(wishes.stopped, lambda files: wishes.says(f"walked {files:,} files so far"))
+        walk.run(wishes.stopped, lambda files: wishes.says(f"walked {files:,} files so far"), most=size)
+    except NoRoomError as error:
+        needed = size_text(_rounded_up(error.needed, size) + wishes.reserved)
+        raise _no_room(
+            path, size + wishes.reserved, f"{needed}, for the first {len(walk.tree):,} files alone", _in_use(path)
+        ) from error
     except OSError as error:
         raise RefusedError(
             "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
@@ -308,19 +315,37 @@ def _refuse_unreadable(path: Path, walk: Walk) -> None:
         )
 
 
+def _no_room(path: Path, size: int, needed: str, more: str = "") -> RefusedError:
+    return RefusedError(
+        "source.no_room",
+        f"cannot fit {path} into an image of {size_text(size)}: it needs at least {needed}",
+        hint=f"give a larger --size, or leave something out with --exclude: du -xh --max-depth=2 {quoted(path)}{more}",
+        field="size",
+    )
+
+
+def _rounded_up(needed: int, size: int) -> int:
+    """Whole MiB, and more than the size: as text, too."""
+    return -(-max(needed, size + BLOCK) // MIB) * MIB
+
+
+def _in_use(path: Path) -> str:
+    """The figure for a directory that is a whole file system, for a hint: what it takes is not all walked."""
+    try:
+        is_whole, there = path.is_mount(), os.statvfs(path)
+    except OSError:
+        return ""
+    used = (there.f_blocks - there.f_bfree) * there.f_frsize
+    return f"; of its file system {size_text(used)} are in use" if is_whole and used else ""
+
+
 def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID, *, reserved: int) -> Layout:
     try:
         geometry = make_geometry(profile, size // BLOCK, used_inodes(len(walk.tree)))
         return Layout(walk.tree, geometry, hash_seed(uuid))
     except NoRoomError as error:
-        needed = -(-max(error.needed, size + BLOCK) // MIB) * MIB  # as text it must be more than the size
-        what = f"{error.needed} inodes" if error.inodes else size_text(needed + reserved)
-        raise RefusedError(
-            "source.no_room",
-            f"cannot fit {path} into an image of {size_text(size + reserved)}: it needs at least {what}",
-            hint=f"give a larger --size, or leave something out with --exclude: du -xh --max-depth=2 {quoted(path)}",
-            field="size",
-        ) from error
+        needed = size_text(_rounded_up(error.needed, size) + reserved)
+        raise _no_room(path, size + reserved, f"{error.needed} inodes" if error.inodes else needed) from error
     except FileTooLargeError as error:
         raise RefusedError(
             "source.file_too_large",

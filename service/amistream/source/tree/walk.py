@@ -13,20 +13,23 @@ from dataclasses import dataclass
 
 from amistream.source.tree.admission import Admission
 from amistream.source.tree.crossing import STAYS_EMPTY, Crossing
+from amistream.source.tree.geometry import NoRoomError
 from amistream.source.tree.handles import Handles, mount_of, open_directory
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.merged import Chosen, Found, Place, Seen, entries_of, read_names
 from amistream.source.tree.plain import PlainFiles
-from amistream.source.tree.profiles import Profile
+from amistream.source.tree.profiles import BLOCK, Profile
 from amistream.source.tree.replaced import Replaced, add_replaced, take_replaced
 from amistream.source.tree.report import Fate, Report
 from amistream.source.tree.rows import RowMaker, device_rows, emptied, make_row
 from amistream.source.tree.select import Selection
 from amistream.source.tree.surroundings import StoppedError, Surroundings
-from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, ROOT, Row, Tree
+from amistream.source.tree.tree import KIND_BITS, LOST_AND_FOUND, LOST_AND_FOUND_NAME, ROOT, Row, Tree
 
 FIRST_CALL = 100_000
 """Files of a walk that takes some seconds, and is worth a word."""
+WEIGHED_AT_ONCE = 1000
+"""Files whose data is added up at once, to find a tree that is too large before all of it is walked. Guess."""
 _DEV = b"dev"
 
 
@@ -87,17 +90,30 @@ class Walk:
         self._waiting: list[_Directory] = []
         self._stopped: Callable[[], bool] = lambda: False
 
-    def run(self, stopped: Callable[[], bool] = lambda: False, walked: Callable[[int], None] = lambda _: None) -> None:
+    def run(
+        self,
+        stopped: Callable[[], bool] = lambda: False,
+        walked: Callable[[int], None] = lambda _: None,
+        *,
+        most: int | None = None,
+    ) -> None:
         """Walk the whole tree. Raises OSError for its root, `TooDeepError`, and `StoppedError` once it is `stopped`.
 
-        `walked` hears how many files there are so far, whenever they have doubled.
+        `walked` hears how many files there are so far, whenever they have doubled. Raises `NoRoomError` once the files
+        have more data than `most` bytes.
         """
         self._stopped = stopped
         next_call = FIRST_CALL
+        weighed = data = 0
         try:
             self._add_root()
             while self._waiting:
                 self._read(self._waiting.pop())
+                if most is not None and len(self.tree) >= weighed + WEIGHED_AT_ONCE:
+                    data += self._data_blocks(weighed) * BLOCK
+                    weighed = len(self.tree)
+                    if data > most:
+                        raise NoRoomError(data)
                 while len(self.tree) > next_call:
                     walked(next_call)
                     next_call *= 2
@@ -119,6 +135,12 @@ class Walk:
         except OSError:
             return False
         return tree.layer[row] == 0 and (about.st_dev, about.st_ino) == tree.identity(row, 0)
+
+    def _data_blocks(self, first: int) -> int:
+        """Blocks of the files from this row on."""
+        tree = self.tree
+        rows = range(first, len(tree))
+        return sum(tree.data_blocks(row) for row in rows if tree.mode[row] & KIND_BITS == stat.S_IFREG)
 
     def _add_root(self) -> None:
         """Add the root: that of the tree, or as a script left it. Others are only places for what lies over it."""
