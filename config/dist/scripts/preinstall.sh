@@ -20,10 +20,12 @@ for unit in amistream.socket amistream.service; do
         echo $unit >>$units
     fi
 done
-systemctl stop amistream.socket || true
-grep -q service $units || exit 0
-
-systemctl stop --no-block amistream.service
+if ! grep -q service $units; then
+    systemctl stop amistream.socket || true
+    exit 0
+fi
+# Without --no-block it would wait for the jobs.
+systemctl stop --no-block amistream.socket amistream.service || true
 # The first SIGTERM lets jobs end, the second interrupts them. systemd kills the daemon after TimeoutStopSec.
 while :; do
     case "$(systemctl is-active amistream.service || true)" in

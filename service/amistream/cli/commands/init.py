@@ -261,7 +261,9 @@ def _put_rest(asked: _Asked, region: str, findings: list[Finding], outcomes: lis
     put_result(f"\nIAM policy of all permissions of a job:\n{json.dumps(policy, indent=2)}")
     bundle = f"amistream doctor SOURCE --to {asked.bucket or 's3://BUCKET'}"
     if asked.is_system:
-        commands = ["systemctl daemon-reload", "systemctl enable --now amistream.socket", bundle]
+        # A restart, because a socket that is open keeps its group.
+        unit = "amistream.socket"
+        commands = ["systemctl daemon-reload", f"systemctl enable {unit}", f"systemctl restart {unit}", bundle]
     else:
         commands = [f"export AMISTREAM_CONFIG={asked.config}", f"{bundle} --in-process"]
     put_result("\n".join(["", "Next:", *(f"  {command}" for command in commands)]))
