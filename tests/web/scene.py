@@ -177,14 +177,17 @@ class Shelf(Shelves):
 class Fleet(FleetQueue):
     """A queue whose state is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: int = 4) -> None:
         super().__init__("", "", Settings(), Aws(Settings()))
+        self._hosts = hosts
 
     async def look(self) -> Looked:
         now = datetime.now(UTC)
         hosts = [
-            HostTally(host=f"i-0{number:x}9c41d7e5a3b2f80", done=118 - 11 * number, failed=number % 2, last_at=now)
-            for number in range(4)
+            HostTally(
+                host=f"i-0{number:x}9c41d7e5a3b2f80", done=max(0, 118 - 11 * number), failed=number % 2, last_at=now
+            )
+            for number in range(self._hosts)
         ]
         results = Tally(done=406, failed=2, rate_per_hour=96.4, hosts=tuple(hosts))
         url = "https://sqs.eu-west-1.amazonaws.com/123456789012/amistream-jobs"

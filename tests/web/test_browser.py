@@ -18,7 +18,7 @@ import pytest
 from amistream.events import State
 from amistream.jobs.job import End, Job
 from daemon.rig import Daemon, running_app
-from web import scene
+from web import kinds, scene
 from web.browser import browsing
 from web.rig import Served, serving_page
 
@@ -112,6 +112,56 @@ async def test_every_view_is_whole(tmp_path: Path, width: int, scheme: str) -> N
         await look("queue")
         assert {url for url in browser.requests if not url.startswith((f"{served.url}/", "data:"))} == set()
         assert browser.complaints == [], "text that looks like markup is text"
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+async def test_every_kind_of_job_is_shown_in_its_own_words(tmp_path: Path, width: int) -> None:
+    """Conversions, verifications and migrations show their own figures, results and losses, and fit the window."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    async with (
+        running_app(tmp_path, max_jobs=4) as daemon,
+        serving_page(daemon.path, look_every_s=0.2) as served,
+        browsing(width, 1600) as browser,
+    ):
+        page = browser.page
+        kinds.fill(daemon)
+        for kind in kinds.REQUESTS:
+            job = await kinds.begin(daemon, kind)
+            for second in range(20):
+                job.report(kinds.progress_of(kind, second / 40))
+                served.page.feed._take_rate(job.view().model_dump(mode="json"))
+        long = await scene.begin_job(daemon, "/srv/" + "long-name-" * 20, "s3://images-eu/" + "prefix/" * 30)
+        long.report(scene.progress_at(20))
+        await page.goto(served.address)
+        await page.locator(".card").nth(3).wait_for()
+        for kind, texts in (
+            ("verify", ("Checked", "486 of 1024")),
+            ("migrate", ("Copied", "486 of 1024")),
+            ("convert", ("read limits the speed", "9728 blocks")),
+        ):
+            card = page.get_by_role("article").filter(has=page.locator(".kind", has_text=kind))
+            for text in texts:
+                assert await card.get_by_text(text).is_visible(), kind
+            assert await card.get_by_text("Stages").is_visible() is (kind == "convert")
+            await card.get_by_role("button").click()
+            loss = "stores nothing" if kind == "verify" else "cannot be resumed"
+            assert loss in (await page.locator("#confirm-text").text_content() or "")
+            await page.keyboard.press("Escape")
+        await browser.shoot(SCREENSHOTS / f"kinds-{width}.png")
+        for word, detail in (
+            ("verify.difference", "40 differences"),
+            ("aws.UnauthorizedOperation", "3211 blocks"),
+            ("snap-0c1f", "12411 of 20480"),
+            ("store.unreachable", "411 parts"),
+            ("ami-0d4c", "17 parts"),
+        ):
+            await page.locator(".row > details > summary").filter(has_text=word).click()
+            await page.locator(".detail").get_by_text(detail).first.wait_for()
+        await page.locator("#rows").scroll_into_view_if_needed()
+        await browser.shoot(SCREENSHOTS / f"kinds-ended-{width}.png")
+        assert not await browser.is_wider_than_its_window()
+        assert await browser.violations() == []
+        assert browser.complaints == []
 
 
 async def test_a_page_without_anything_helps(tmp_path: Path) -> None:
@@ -215,6 +265,40 @@ async def test_it_can_be_used_without_a_mouse(tmp_path: Path) -> None:
         await tab_to("Bundles", "Shift+Tab")
         await press("Enter")
         await page.get_by_role("button", name="Show 20 more").wait_for()
+
+
+async def test_the_focus_stays_when_the_page_changes(tmp_path: Path) -> None:
+    """A list that is shown again, a job that runs again, and a question that is out of date keep the focus."""
+    async with scene_of(tmp_path, 3) as (daemon, served), browsing() as browser:
+        page = browser.page
+        served.page.queue = scene.Fleet(hosts=230)
+        running = await scene.begin_job(daemon)
+        await page.goto(served.address)
+        await page.get_by_role("button", name="Cancel /dev/xvdf").press("Enter")
+        await daemon.script.end(running)
+        await page.locator(".row").filter(has_text="db-primary").wait_for()
+        assert not await page.get_by_role("dialog").is_visible()
+        assert "db-primary" in await browser.focused()
+
+        await page.locator(".row > details > summary").filter(has_text="web000").press("Enter")
+        await page.get_by_role("button", name="Resume").press("Enter")
+        await page.get_by_role("button", name="Cancel /dev/mapper").wait_for()
+        assert await browser.focused() == "bundle /dev/mapper/vg0-web000"
+
+        await page.get_by_role("link", name="Queue").click()
+        await page.get_by_role("button", name="Show 100 more of 130").press("Enter")
+        assert await browser.focused() == "Show 30 more"
+        await page.evaluate("showQueue()")
+        assert await page.locator("tbody tr").count() == 200
+        assert await browser.focused() == "Show 30 more"
+        await page.get_by_role("button", name="Show 30 more").press("Enter")
+        assert await browser.focused() != "", "the rows that came"
+        assert await page.locator("tbody tr").count() == 230
+
+        await page.get_by_role("link", name="Bundles").click()
+        await page.get_by_role("button", name="List s3://images-eu again").press("Enter")
+        await page.get_by_text("Listed at").wait_for()
+        assert await browser.focused() == "List s3://images-eu again"
 
 
 async def test_ends_come_while_the_page_is_open(tmp_path: Path) -> None:

@@ -48,6 +48,22 @@ async def test_a_job_is_followed_to_its_end(served: Served, daemon: Daemon) -> N
         assert not early.state.ended
 
 
+async def test_a_page_does_not_go_back(served: Served, daemon: Daemon) -> None:
+    """The events of the past, with which a job's stream begins, are older than the list: they take back nothing."""
+    await served.enter()
+    job = await daemon.submit_and_begin()
+    job.note("a")
+    job.report(progress(100))
+    async with served.stream() as stream:
+        await stream.next()
+        while job.id not in served.page.feed._followed:
+            await stream.next()
+        job.report(progress(900).model_copy(update={"elapsed_s": 3.0}))
+        while stream.jobs[job.id]["progress"]["bytes_done"] != 900:  # there is progress in each
+            await stream.next()
+    assert served.page.feed._rates[job.id][0] == (1.0, 100.0), "the chart is kept"
+
+
 async def test_jobs_are_cancelled_and_resumed(served: Served, daemon: Daemon) -> None:
     """A cancel and a resume reach the daemon, and its refusals come back with their reason."""
     await served.enter()

@@ -162,7 +162,9 @@ class Feed:
     async def _follow(self, client: Client, job_id: str) -> None:
         try:
             async for event in client.events(job_id):
-                self._take(event.job.model_dump(mode="json"))
+                job = event.job.model_dump(mode="json")
+                if not self._is_past(event.type, job):
+                    self._take(job)
             self.look()
         except AmistreamError:
             # The next look shows why, or the job is looked at instead.
@@ -192,6 +194,16 @@ class Feed:
         for reader in self._readers:
             reader.changed.add(job_id)
             reader.wake.set()
+
+    def _is_past(self, event_type: str, job: Row) -> bool:
+        """A stream begins with the states and notices of the past: older than what the list or a progress has shown."""
+        known = self._jobs.get(job["id"])
+        if event_type == "progress" or known is None or not (is_active(known) and is_active(job)):
+            return False
+        if job["started_at"] is None:
+            return known["started_at"] is not None
+        seen_s, told_s = ((each.get("progress") or {}).get("elapsed_s", -1.0) for each in (known, job))
+        return bool(told_s < seen_s)
 
     def _take_rate(self, job: Row) -> None:
         progress = job.get("progress")

@@ -113,6 +113,7 @@ async function ask(path, options = {}) {
   throw new Refused(response.status, error);
 }
 
+const problemText = ({ message, hint }) => [message, hint].filter(Boolean).join(". ");
 const jobPath = (id, verb = "") => `/api/jobs/${encodeURIComponent(id)}${verb}`;
 
 // ---------------------------------------------------------------- The stream of jobs
@@ -147,7 +148,7 @@ async function follow() {
       }
       trouble = { message: error instanceof Refused ? error.message : "Cannot reach amistream web." };
     }
-    trouble.hint = `Has it ended, or the ssh tunnel? The page tries again every ${wait} s`;
+    trouble.hint = "Has it ended, or the ssh tunnel? The page tries again by itself";
     trouble.retry = true;
     drawSoon();
     await Promise.race([pause(wait), new Promise((resolve) => { retryNow = resolve; })]);
@@ -192,8 +193,8 @@ function take(message) {
     for (const [id, past] of Object.entries(message.rates)) rates.set(id, past);
     known = true;
   }
+  announce((message.jobs ?? []).filter((job) => job.ended_at && jobs.has(job.id) && !jobs.get(job.id).ended_at));
   for (const job of message.jobs ?? []) {
-    announce(jobs.get(job.id), job);
     jobs.set(job.id, job);
     changed.add(job.id);
     takeRate(job);
@@ -218,8 +219,11 @@ function takeRate({ id, progress, ended_at: endedAt }) {
   rates.set(id, past);
 }
 
-function announce(before, job) {
-  if (before && !before.ended_at && job.ended_at) setText($("said"), `${job.source}: ${stateOf(job).word}`);
+function announce(ended) {
+  if (!ended.length) return;
+  const words = ended.slice(0, 3).map((job) => `${job.kind} ${job.source}: ${stateOf(job).word}`);
+  if (ended.length > words.length) words.push(`and ${ended.length - words.length} more jobs have ended`);
+  setText($("said"), words.join(". "));
 }
 
 function drawSoon() {
@@ -251,12 +255,15 @@ function showState(node, job) {
 function targetText(job) {
   const { snapshot_id: snapshot } = job.result ?? {};
   if (snapshot) return `→ ${snapshot}`;
-  if (job.kind === "verify") return "verified in place";
+  if (job.kind === "verify") return "";
   return `→ ${job.destinations.length ? job.destinations.join(", ") : "EBS"}`;
 }
 
 /** The name that its submitter gave it: a label, or the name of a job of a queue. */
 const labelOf = ({ label, name }) => label || name || "";
+
+/** The size of the image as far as it is known, else that of the parts. */
+const sizeOf = ({ result }) => result?.image_size || result?.bundled_size;
 
 const imageOf = ({ result }) => result?.image_id ?? result?.image?.image_id ?? "";
 
@@ -269,14 +276,18 @@ function drawCard(job) {
   if (!card) {
     card = copyOf("card");
     cards.set(job.id, card);
-    part(card, "cancel").addEventListener("click", () => askToCancel(job.id, part(card, "problem")));
+    part(card, "cancel").addEventListener("click", () => {
+      if (!cancelling.has(job.id)) askToCancel(job.id, part(card, "problem"));
+    });
   }
   const { progress } = job;
+  setAttribute(card, "aria-label", `${job.kind} ${job.source}`);
+  setText(part(card, "kind"), job.kind);
   setText(part(card, "source"), job.source);
   setText(part(card, "to"), targetText(job));
   showState(part(card, "state"), job);
   setText(part(card, "label"), labelOf(job));
-  setText(part(card, "about"), `${job.kind} ${job.id}`);
+  setText(part(card, "about"), job.id);
   setAttribute(part(card, "cancel"), "aria-label", `Cancel ${job.source}`);
   drawProgress(card, job, progress);
   replaceItems(part(card, "notices"), job.notices);
@@ -287,25 +298,29 @@ function drawProgress(card, job, progress) {
   const share = progress ? progress.stored_share || (progress.bytes_total ? progress.bytes_done / progress.bytes_total : 0) : 0;
   const bar = part(card, "bar");
   bar.firstElementChild.style.transform = `scaleX(${share})`;
-  setAttribute(bar, "aria-valuenow", String(Math.floor(share * 100)));
+  if (progress) setAttribute(bar, "aria-valuenow", String(Math.floor(share * 100)));
+  else bar.removeAttribute("aria-valuenow");
   setAttribute(bar, "aria-label", `Progress of ${job.source}`);
   part(card, "figures").hidden = part(card, "inside").hidden = !progress;
   setText(part(card, "share"), progress ? percentText(share) : "–");
   setText(part(card, "rate"), rateText(progress?.rate));
   setText(part(card, "eta"), progress?.eta_s == null ? "not known yet" : durationText(progress.eta_s));
-  setText(part(card, "read"), progress ? ofText(progress.bytes_done, progress.bytes_total) : "–");
-  const [stored, number] = storedText(job.kind, progress);
-  setText(part(card, "stored"), stored);
-  setText(part(card, "stored-number"), number);
+  if (progress) drawFigures(card, job.kind, progress);
+  part(card, "stages-box").hidden = !progress?.stages.length;
   drawStages(part(card, "stages"), progress);
   drawLimit(part(card, "limit"), progress);
   drawChart(part(card, "chart"), rates.get(job.id) ?? []);
 }
 
-function storedText(kind, progress) {
-  if (!progress) return ["–", ""];
+/** Only bundles and conversions read a volume and store something else; the other kinds work on parts that exist. */
+function drawFigures(card, kind, progress) {
+  const work = { verify: "Checked", migrate: "Copied" }[kind];
+  setText(part(card, "done-name"), work ?? "Read");
+  setText(part(card, "done"), ofText(progress.bytes_done, progress.bytes_total));
+  setText(part(card, "stored-name"), work ? "Parts" : "Stored");
+  setText(part(card, "stored"), work ? `${progress.parts_stored} of ${progress.parts_made}` : sizeText(progress.bytes_stored));
   const number = kind === "convert" ? counted(progress.blocks_stored, "block") : counted(progress.parts_stored, "part");
-  return [sizeText(progress.bytes_stored), number];
+  setText(part(card, "stored-number"), work ? "" : number);
 }
 
 function drawStages(list, progress) {
@@ -378,12 +393,13 @@ function drawRow(job) {
     });
   }
   showState(part(row, "state"), job);
+  setText(part(row, "kind"), job.kind);
   setText(part(row, "source"), job.source);
   setText(part(row, "to"), targetText(job));
   setText(part(row, "label"), labelOf(job));
   setText(part(row, "made"), imageOf(job) || job.error?.code || "");
   part(row, "made").toggleAttribute("data-failed", Boolean(job.error) && !imageOf(job));
-  setText(part(row, "size"), job.result?.image_size ? sizeText(job.result.image_size) : "–");
+  setText(part(row, "size"), sizeText(sizeOf(job)));
   setText(part(row, "took"), durationText(between(job.started_at, job.ended_at)));
   drawAge(row, job);
   if (row.firstElementChild.open) showDetail(job.id, part(row, "detail"));
@@ -403,7 +419,7 @@ async function showDetail(id, detail) {
   try {
     job = await (await ask(jobPath(id))).json();
   } catch (error) {
-    detail.replaceChildren(element("p", { className: "problem", text: error.message }));
+    detail.replaceChildren(element("p", { className: "problem", text: problemText(error) }));
     return;
   }
   const problem = element("p", { className: "problem wide", role: "alert", hidden: "" });
@@ -411,7 +427,7 @@ async function showDetail(id, detail) {
   const before = detail.querySelector(".log");
   const focused = detail.contains(document.activeElement) ? document.activeElement.dataset.verb : null;
   detail.replaceChildren(
-    ...[errorBlock(job), facts(job), stageTable(job.result?.stages), notices(job), logBlock(id, before), buttons, problem].filter(Boolean),
+    ...[errorBlock(job), facts(job), stageTable(job.result?.stages), differences(job), notices(job), logBlock(id, before), buttons, problem].filter(Boolean),
   );
   if (focused) (detail.querySelector(`[data-verb="${focused}"]`) ?? rows.get(id)?.querySelector("summary"))?.focus();
 }
@@ -422,7 +438,7 @@ function logBlock(id, before) {
     showLog(id, before.lastElementChild);
     return before;
   }
-  const block = element("details", { className: "log wide" }, element("summary", { text: "Log" }), element("ol"));
+  const block = element("details", { className: "fold log wide" }, element("summary", { text: "Log" }), element("ol"));
   block.addEventListener("toggle", () => {
     if (block.open) showLog(id, block.lastElementChild);
   });
@@ -434,7 +450,7 @@ async function showLog(id, list) {
   try {
     lines = (await (await ask(jobPath(id, "/log"))).json()).lines;
   } catch (error) {
-    list.replaceChildren(element("li", { className: "problem", text: error.message }));
+    list.replaceChildren(element("li", { className: "problem", text: problemText(error) }));
     return;
   }
   if (!lines.length) lines = [{ at: "", event: "nothing was logged", level: "info", fields: {} }];
@@ -452,7 +468,7 @@ function errorBlock({ error }) {
   return element(
     "div", { className: "error wide" },
     element("strong", { text: error.message }), error.hint && element("p", { text: error.hint }),
-    element("p", {}, element("code", { text: error.code })),
+    element("p", {}, element("code", { text: [error.code, error.request_id && `AWS request ${error.request_id}`].filter(Boolean).join(", ") })),
   );
 }
 
@@ -460,7 +476,8 @@ function facts(job) {
   const result = job.result ?? {};
   const places = (result.places ?? []).length > 1 ? result.places : [];
   const found = [
-    ["Job", `${job.id} (${job.kind})`],
+    ["Job", job.id],
+    ["Kind", job.kind],
     ["Label", job.label],
     ["Name", job.name],
     ["User", job.user == null ? "" : `id ${job.user}`],
@@ -469,18 +486,23 @@ function facts(job) {
     ["AMI", imageOf(job) && [imageOf(job), result.image_name ?? result.image?.image_name].filter(Boolean).join(", ")],
     ["Snapshot", result.snapshot_id],
     ["Region", result.region],
-    ["Manifest", result.manifest],
+    ["Manifest", result.manifest !== job.source && result.manifest],
     ...places.map((place) => [place.region ?? place.destination, place.error?.message ?? place.image_id ?? place.manifest]),
     ["Size", result.image_size && sizeText(result.image_size)],
-    ["Bundled", result.bundled_size && `${sizeText(result.bundled_size)} in ${counted(result.parts, "part")}`],
-    ["Rate", result.elapsed_s && result.image_size && rateText(result.image_size / result.elapsed_s)],
+    [job.kind === "migrate" ? "Copied" : "Bundled", result.bundled_size && `${sizeText(result.bundled_size)} in ${counted(result.parts, "part")}`],
+    ["There before", result.kept && counted(result.kept, "part")],
+    ["Blocks", result.blocks && `${result.blocks} of ${result.blocks_read}, the others are zeros`],
+    ["Rate", result.elapsed_s && job.kind !== "verify" && rateText(sizeOf(job) / result.elapsed_s)],
     ["Limit", result.advice || result.bottleneck],
     ["Signature", result.signature],
     ["Access", result.access],
-    ["Differences", result.differences && (result.differences.map(({ message }) => message).join("; ") || "none")],
+    ["Differences", result.differences && String(result.differences.length || "none")],
+    ["Reached", job.ended_at && !job.result && job.progress && reachedText(job.progress)],
+    ["Kept", job.resumable && keptText(job)],
     ["Created", timeText(job.created_at)],
     ["Started", job.started_at && timeText(job.started_at)],
     ["Ended", job.ended_at && timeText(job.ended_at)],
+    ["Looks again", job.looks_again_at && timeText(job.looks_again_at)],
   ].filter(([, value]) => value);
   return element(
     "dl", { className: "facts" }, ...found.flatMap(([name, text]) => [element("dt", { text: name }), element("dd", { text })]),
@@ -495,9 +517,23 @@ function stageTable(stages) {
   return element("div", {}, title, list);
 }
 
+const reachedText = ({ stored_share: share, bytes_done: done, bytes_total: total }) => `${percentText(share)}, ${ofText(done, total)}`;
+
+function keptText({ kind, kept_parts: parts, kept_blocks: blocks }) {
+  if (kind === "convert") return blocks && counted(blocks, "block");
+  return parts && counted(parts, "part");
+}
+
 function notices(job) {
-  if (!job.notices.length) return null;
-  return element("ul", { className: "notices wide" }, ...job.notices.map((text) => element("li", { text })));
+  const texts = [...job.notices, ...(job.result?.notes ?? [])];
+  if (!texts.length) return null;
+  return element("ul", { className: "notices wide" }, ...texts.map((text) => element("li", { text })));
+}
+
+function differences({ result }) {
+  if (!result?.differences?.length) return null;
+  const list = element("ul", {}, ...result.differences.map(({ message }) => element("li", { text: message })));
+  return element("details", { className: "fold wide" }, element("summary", { text: counted(list.children.length, "difference") }), list);
 }
 
 function actions(job, problem) {
@@ -508,7 +544,7 @@ function actions(job, problem) {
     buttons.append(resume);
   }
   if (job.resumable || !job.ended_at) {
-    const text = job.ended_at ? "Remove what it stored" : "Cancel";
+    const text = job.ended_at && job.kind !== "verify" ? "Remove what it stored" : "Cancel";
     const cancel = element("button", { type: "button", text, "data-verb": "cancel", "aria-label": `${text}: ${job.source}` });
     cancel.addEventListener("click", () => askToCancel(job.id, problem));
     buttons.append(cancel);
@@ -518,15 +554,31 @@ function actions(job, problem) {
 
 // ---------------------------------------------------------------- Cancel and resume
 
+/** Jobs whose cancel the daemon has accepted: it takes a while to remove what they stored. */
+const cancelling = new Set();
 let confirmed = () => {};
+let asked = null;
+
+/** The things that a job of a kind stores. */
+const STORED = { bundle: "stored parts", convert: "snapshot and its blocks", migrate: "copied parts" };
+
+/** The consequence of a cancel. */
+function lossText(job) {
+  const stored = STORED[job.kind];
+  if (!stored) return "A verification stores nothing, so nothing is removed.";
+  if (job.state === "queued" && !keptText(job)) return "It has stored nothing yet.";
+  return `Its ${stored} are removed; it cannot be resumed afterwards.`;
+}
 
 function askToCancel(id, problem) {
   const job = jobs.get(id);
   if (!job) return;
-  setText($("confirm-title"), job.ended_at ? "Remove what this job stored?" : "Cancel this job?");
-  setText($("confirm-text"), `${job.source} ${targetText(job)}. Its stored parts are removed; it cannot be resumed afterwards.`);
-  setText($("confirm-yes"), job.ended_at ? "Yes, remove it" : "Yes, cancel the job");
+  const removes = job.ended_at && job.kind !== "verify";
+  setText($("confirm-title"), removes ? "Remove what this job stored?" : "Cancel this job?");
+  setText($("confirm-text"), `${[job.kind, job.source, targetText(job)].filter(Boolean).join(" ")}. ${lossText(job)}`);
+  setText($("confirm-yes"), removes ? "Yes, remove it" : "Yes, cancel the job");
   confirmed = () => change(id, "cancel", problem);
+  asked = { id, hasEnded: Boolean(job.ended_at) };
   $("confirm").showModal();
   $("confirm-no").focus();
 }
@@ -535,11 +587,27 @@ async function change(id, verb, problem) {
   problem.hidden = true;
   try {
     await ask(jobPath(id, `/${verb}`), { method: "POST" });
+    if (verb === "cancel" && cards.has(id)) cancelling.add(id);
+    if (cards.has(id)) drawCancel(id);
     setText($("said"), verb === "cancel" ? "The job is being cancelled." : "The job is resumed.");
   } catch (error) {
-    setText(problem, [error.message, error.hint].filter(Boolean).join(". "));
+    setText(problem, problemText(error));
     problem.hidden = false;
   }
+}
+
+function drawCancel(id) {
+  const button = part(cards.get(id), "cancel");
+  setText(button, cancelling.has(id) ? "Cancelling …" : "Cancel");
+  setAttribute(button, "aria-disabled", String(cancelling.has(id)));
+}
+
+/** Close the question when its job has ended, or runs again: its answer would be about something else. */
+function withdrawQuestion() {
+  const job = jobs.get(asked?.id);
+  if (!$("confirm").open || (job && Boolean(job.ended_at) === asked.hasEnded)) return;
+  $("confirm").close();
+  focusJob(asked.id);
 }
 
 // ---------------------------------------------------------------- Drawing
@@ -551,11 +619,11 @@ let newestCard;
 function matches(job) {
   const { is } = stateOf(job);
   const fits = {
-    all: true, queued: is === "waiting", done: is === "done", failed: is === "failed", resumable: Boolean(job.resumable),
+    all: true, queued: is === "waiting", done: is === "done", failed: is === "failed" || is === "unfinished" || Boolean(job.resumable), resumable: Boolean(job.resumable),
   }[shownState];
   const words = search.value.trim().toLowerCase();
   if (!fits || !words) return fits;
-  return [job.id, job.source, job.kind, ...job.destinations, imageOf(job), labelOf(job), job.error?.code ?? ""].join("\n").toLowerCase().includes(words);
+  return [job.id, job.source, job.kind, ...job.destinations, imageOf(job), job.result?.snapshot_id, job.label, job.name, job.error?.code].join("\n").toLowerCase().includes(words);
 }
 
 const isCard = (job) => !job.ended_at && job.state !== "queued";
@@ -572,6 +640,7 @@ function draw() {
     moved = drop(there, id) || moved;
     moved = (job ? !here.has(id) : drop(here, id)) || moved;
     rowChanged ||= here === rows;
+    if (!job || job.ended_at) cancelling.delete(id);
     if (job) (here === cards ? drawCard : drawRow)(job);
   }
   changed.clear();
@@ -586,8 +655,11 @@ function draw() {
   drawDaemon();
   drawTrouble();
   drawTitle(jobs.get(newestCard));
-  if (lost) (rows.get(lost)?.querySelector("summary") ?? $("content")).focus();
+  if (lost) focusJob(lost);
+  withdrawQuestion();
 }
+
+const focusJob = (id) => (rows.get(id)?.querySelector("summary") ?? cards.get(id)?.querySelector("h3") ?? $("content")).focus();
 
 function drawHeadings() {
   $("no-jobs").hidden = !known || jobs.size > 0;
@@ -595,17 +667,16 @@ function drawHeadings() {
   $("jobs-title").hidden = jobs.size === 0;
   document.querySelector(".list-head").hidden = rows.size === 0;
   document.querySelector(".row-head").hidden = rows.size === 0;
-  $("running-count").hidden = cards.size === 0;
+  $("running").hidden = cards.size === 0;
   setText($("running-count"), String(cards.size));
 }
 
-/** The job whose card has the focus and is about to go: its row gets the focus then. */
+/** The job that has the focus and is about to go from the cards to the list, or back: it keeps the focus. */
 function focusThatGoes() {
-  for (const [id, card] of cards) {
-    if (changed.has(id) && card.contains(document.activeElement)) {
-      const job = jobs.get(id);
-      return job && isCard(job) ? null : id;
-    }
+  for (const id of changed) {
+    const job = jobs.get(id);
+    const node = cards.get(id) ?? rows.get(id);
+    if (node?.contains(document.activeElement) && !(job && isCard(job) === cards.has(id))) return id;
   }
   return null;
 }
@@ -659,7 +730,7 @@ function drawTrouble() {
     return;
   }
   setText(part(box, "message"), trouble.message);
-  const again = trouble.retry || trouble.over ? "" : "The page tries again every 2 s";
+  const again = trouble.retry || trouble.over ? "" : "The page tries again by itself";
   const since = seenAt && `This is the state of ${seenAt.toLocaleTimeString()}`;
   setText(part(box, "hint"), [trouble.hint, again, since].filter(Boolean).join(". "));
   $("retry").hidden = !trouble.retry;
@@ -682,7 +753,7 @@ async function showBundles() {
   try {
     names = (await (await ask("/api/buckets")).json()).buckets;
   } catch (error) {
-    holder.replaceChildren(element("p", { className: "problem", text: error.message }));
+    holder.replaceChildren(element("p", { className: "problem", text: problemText(error) }));
     return;
   }
   $("no-buckets").hidden = names.length > 0;
@@ -702,7 +773,8 @@ function bucketCard(name, number) {
 async function list(card, number, query) {
   const again = part(card, "again");
   const problem = part(card, "problem");
-  again.disabled = true;
+  if (again.getAttribute("aria-disabled") === "true") return;
+  again.setAttribute("aria-disabled", "true");
   problem.hidden = true;
   setText(part(card, "state"), "Listing …");
   try {
@@ -711,10 +783,10 @@ async function list(card, number, query) {
     setText(part(card, "state"), `Listed at ${timeText(listing.listed_at)}.`);
   } catch (error) {
     setText(part(card, "state"), "");
-    setText(problem, [error.message, error.hint].filter(Boolean).join(". "));
+    setText(problem, problemText(error));
     problem.hidden = false;
   }
-  again.disabled = false;
+  again.removeAttribute("aria-disabled");
 }
 
 function drawListing(card, { inventory, notes }) {
@@ -726,7 +798,9 @@ function drawListing(card, { inventory, notes }) {
   const images = inventory.orphan_images;
   part(card, "tables").replaceChildren(
     ...[
-      inventory.bundles.length ? table("Bundles", BUNDLE_COLUMNS, [...inventory.bundles].sort(newest), inventory) : null,
+      inventory.bundles.length
+        ? table("Bundles", BUNDLE_COLUMNS, [...inventory.bundles].sort(newest), inventory)
+        : element("p", { className: "quiet", text: "No bundle is there." }),
       ...(parts.length ? titled("Parts without a manifest", PARTS_COLUMNS, parts, inventory) : []),
       ...(images.length ? titled("AMIs without a manifest", IMAGE_COLUMNS, images, inventory) : []),
     ].filter(Boolean),
@@ -755,7 +829,7 @@ const PARTS_COLUMNS = [
   { name: "Age", right: true, text: ({ newest_at: newestAt }) => ageText(newestAt) },
 ];
 const IMAGE_COLUMNS = [
-  { name: "AMI", mono: true, text: ({ image_id: id }) => id },
+  { name: "AMI", mono: true, whole: true, text: ({ image_id: id }) => id },
   { name: "Manifest that is not there", whole: true, text: ({ location }) => location },
 ];
 const HOST_COLUMNS = [
@@ -770,23 +844,28 @@ function titled(title, columns, items, context) {
 }
 
 /** A table that keeps its meaning for screen readers where CSS shows its rows as blocks. */
-function table(title, columns, items, context) {
+function table(title, columns, items, context, shown = ROWS_AT_ONCE) {
   const head = element("tr", { role: "row" }, ...columns.map(({ name, right }) => (
     element("th", { role: "columnheader", scope: "col", text: name, className: right ? "right" : "" }))));
   const body = element("tbody", { role: "rowgroup" });
   const made = element("table", { role: "table", "aria-label": title }, element("thead", { role: "rowgroup" }, head), body);
   const box = element("div", {}, made);
   const more = element("button", { type: "button", className: "more" });
-  const showMore = () => {
+  const show = (count) => {
     const from = body.childElementCount;
-    body.append(...items.slice(from, from + ROWS_AT_ONCE).map((item) => tableRow(columns, item, context)));
+    body.append(...items.slice(from, from + count).map((item) => tableRow(columns, item, context)));
     const left = items.length - body.childElementCount;
-    setText(more, `Show ${Math.min(left, ROWS_AT_ONCE)} more of ${left}`);
-    if (left) box.append(more);
-    else more.remove();
+    setText(more, left > ROWS_AT_ONCE ? `Show ${ROWS_AT_ONCE} more of ${left}` : `Show ${left} more`);
+    if (left && !more.isConnected) box.append(more);
+    if (!left && more.isConnected) {
+      // The focus goes on with the rows that came.
+      setAttribute(body.children[from], "tabindex", "-1");
+      body.children[from].focus();
+      more.remove();
+    }
   };
-  more.addEventListener("click", showMore);
-  showMore();
+  more.addEventListener("click", () => show(ROWS_AT_ONCE));
+  show(Math.max(shown, ROWS_AT_ONCE));
   return box;
 }
 
@@ -810,7 +889,7 @@ async function showQueue() {
   try {
     looked = await (await ask("/api/queue")).json();
   } catch (error) {
-    $("fleet").replaceChildren(element("p", { className: "problem", text: [error.message, error.hint].join(". ") }));
+    $("fleet").replaceChildren(element("p", { className: "problem", text: problemText(error) }));
     return;
   }
   $("no-queue").hidden = looked.fleet !== null;
@@ -819,13 +898,15 @@ async function showQueue() {
 
 function drawFleet(fleet, lookedAt) {
   const { results } = fleet;
+  const shown = $("fleet").querySelector("tbody")?.childElementCount;
+  const hasFocus = $("fleet").contains(document.activeElement);
   const tiles = [
     ["Waiting", String(fleet.waiting)],
     ["Running", String(fleet.running)],
     ...(fleet.delayed ? [["Delayed", String(fleet.delayed)]] : []),
     ["Dead letters", fleet.dead === null ? "no queue" : String(fleet.dead), fleet.dead],
     ...(results ? [["Done", String(results.done)], ["Failed", String(results.failed), results.failed]] : []),
-    ...(results?.rate_per_hour != null ? [["An hour", results.rate_per_hour.toFixed(0)]] : []),
+    ...(results?.rate_per_hour != null ? [["Done an hour", results.rate_per_hour.toFixed(0)]] : []),
     ...(fleet.eta_s != null ? [["Time left, about", durationText(fleet.eta_s)]] : []),
   ];
   $("fleet").replaceChildren(element(
@@ -834,8 +915,9 @@ function drawFleet(fleet, lookedAt) {
     element("p", { className: "quiet", text: `Counted at ${timeText(lookedAt)}; SQS counts approximately.` }),
     tileList(tiles),
     results ? null : element("p", { className: "quiet", text: "Done and failed jobs are not known: the results are not in a queue (--results sqs:URL)." }),
-    results?.hosts.length ? table("Hosts that sent results", HOST_COLUMNS, results.hosts, null) : null,
+    results?.hosts.length ? table("Hosts that sent results", HOST_COLUMNS, results.hosts, null, shown) : null,
   ));
+  if (hasFocus) ($("fleet").querySelector("button") ?? $("content")).focus({ preventScroll: true });
 }
 
 function tileList(tiles) {
