@@ -231,6 +231,10 @@ class StaleHandleError(StoreError):
     """The message is no longer held: its time ran out, it was deleted, or another host received it."""
 
 
+class UnfitMessageError(StoreError):
+    """A message, or the sum of several in one request, is not what the queue takes: the fault of whoever made it."""
+
+
 class ThrottledError(StoreError):
     """The service asks for fewer requests. Transient: slower requests succeed."""
 

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from amistream.aws.queue_address import parse_queue_url
 from amistream.aws.session import Aws
 from amistream.aws.sqs import Delivery, Sqs, open_sqs
-from amistream.errors import RefusedError, StaleHandleError, StoreError
+from amistream.errors import RefusedError, StaleHandleError, StoreError, UnfitMessageError
 from amistream.flow.retry import RetryPolicy
 from amistream.settings import Settings
 from support.queues import queue_at
@@ -244,6 +244,27 @@ async def test_a_batch_without_any_answer() -> None:
     with pytest.raises(StoreError) as caught:
         await Sqs(client, AT_AWS, QUICK).send(["a"])
     assert (caught.value.code, caught.value.transient) == ("aws.InternalError", False)
+
+
+@pytest.mark.parametrize("place", ["ministack"], indirect=True)
+async def test_a_batch_that_is_refused_as_a_whole(queue: Sqs) -> None:
+    """A message that the queue cannot take, and for which it refuses the whole batch, is named; the others are sent."""
+    failed = await queue.send(["a", "\0", "b", "c"])
+    assert {index: type(error) for index, error in failed.items()} == {1: UnfitMessageError}
+    assert sorted(each.body for each in await receive_all(queue)) == ["a", "b", "c"]
+
+
+async def test_a_batch_is_halved() -> None:
+    """Messages that are too long only together are sent in more requests."""
+
+    def answer(arguments: dict[str, Any]) -> dict[str, Any]:
+        if len("".join(bodies_of(arguments))) > 100:
+            raise ClientError({"Error": {"Code": "BatchRequestTooLong", "Message": "no"}}, "SendMessageBatch")
+        return all_well(arguments)
+
+    client = Scripted(*[answer] * 9)
+    assert await Sqs(client, AT_AWS, QUICK).send(["a" * 40] * 5) == {}
+    assert [len(bodies_of(each)) for each in client.asked] == [5, 2, 3, 1, 2]
 
 
 async def test_batches_keep_to_the_limits() -> None:

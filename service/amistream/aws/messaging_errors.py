@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from amistream.aws.error_row import Row
-from amistream.errors import DeniedError, StaleHandleError, StoreError, ThrottledError
+from amistream.errors import DeniedError, StaleHandleError, StoreError, ThrottledError, UnfitMessageError
 
 NO_QUEUE = "QueueDoesNotExist"
 _BAD_VALUE = "InvalidParameterValueException"
@@ -96,6 +96,7 @@ MESSAGING_ROWS = (
 )
 
 MESSAGING_CLASSES: Mapping[str, type[StoreError]] = {
+    **dict.fromkeys((_BAD_VALUE, "BatchRequestTooLong", "InvalidMessageContents"), UnfitMessageError),
     "AuthorizationError": DeniedError,
     "KmsThrottled": ThrottledError,
     "MessageNotInflight": StaleHandleError,

@@ -1,7 +1,8 @@
 """One queue of Amazon SQS: receives, extends, deletes, sends and counts messages, and moves dead letters back.
 
 Messages are text here. Errors are translated. A request that failed for a moment is repeated by `flow.retry`, and in a
-batch only those of its messages that failed so; `receive` alone is one request, because its caller asks again anyway.
+batch only those of its messages that failed so. A batch that is refused as a whole for its content is halved, until
+only the messages that cannot be taken are left. `receive` alone is one request, because its caller asks again anyway.
 SQS delivers at least once: a repeated `send` may send twice, and a message that was received may come again.
 
 A receipt handle belongs to one receive. When its time has run out, AWS may still answer that a message was deleted, and
@@ -11,6 +12,7 @@ compatible endpoints that it was extended: only an extension in time proves that
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from amistream.aws.queue_address import QueueAddress, parse_queue_url
 from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import IncompleteReplyError, asking, translate, wanted
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import RefusedError, StoreError, UnfitMessageError
 from amistream.flow.retry import RetryPolicy, retry_policy, with_retries
 from amistream.settings import Settings
 from amistream.values import MIB
@@ -240,8 +242,17 @@ class Sqs:
     ) -> dict[int, StoreError]:
         """Ask for all `forms`, some at a time; returns the failures by their index."""
         failed: dict[int, StoreError] = {}
-        for batch in _batches(forms):
-            failed |= await self._batch(what, operation, batch, ask)
+        batches = deque(_batches(forms))
+        while batches:
+            batch = batches.popleft()
+            try:
+                failed |= await self._batch(what, operation, batch, ask)
+            except UnfitMessageError as error:
+                # The whole request is refused for the sake of one of them, or for their sum.
+                if len(batch) == 1:
+                    failed |= dict.fromkeys(batch, error)
+                else:
+                    batches.extendleft(reversed(_halves(batch)))
         return failed
 
     async def _batch(
@@ -308,6 +319,12 @@ def _batches(forms: Sequence[dict[str, Any]]) -> Iterator[dict[int, dict[str, An
         size += own
     if batch:
         yield batch
+
+
+def _halves(batch: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
+    forms = [*batch.items()]
+    middle = len(forms) // 2
+    return dict(forms[:middle]), dict(forms[middle:])
 
 
 def _of_entry(entry: dict[str, Any], operation: str, what: str) -> StoreError:
