@@ -52,12 +52,13 @@ async def test_lines_are_kept_as_long_as_the_job(tmp_path: Path, monkeypatch: py
         logger.warning("job.end", job="gone")
         logger.warning("daemon.ready")
         *earlier, last = await journal.log.lines(job.id)
-        assert [(line.event, line.level, line.fields["number"]) for line in earlier] == [
-            ("job.state", "info", 2),
+        assert [(line.event, line.level, line.fields.get("number")) for line in earlier] == [
+            ("log.cut", "info", None),
             ("job.state", "info", 3),
         ]
-        assert (earlier[0].fields["text"], earlier[0].fields["many"]) == ("23456", "2, 3]")
-        assert (last.event, last.fields["exception"]) == ("job.bug", "Error")
+        cut = ["[1 characters are cut off] 23456", "[4 characters are cut off] 2, 3]"]
+        assert [earlier[1].fields[name] for name in ("text", "many")] == cut
+        assert (last.event, last.fields["exception"].endswith("] Error")) == ("job.bug", True)
         assert await journal.log.lines(other.id) == []
         logger.info("job.end", job=other.id)
     with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
@@ -67,6 +68,36 @@ async def test_lines_are_kept_as_long_as_the_job(tmp_path: Path, monkeypatch: py
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
         assert database.execute("SELECT job FROM lines").fetchall() == [(other.id,)]
+
+
+async def test_the_bytes_of_lines_are_bounded(tmp_path: Path) -> None:
+    """A job's lines take no more than their share, however long each is; the oldest that is left says so."""
+    async with Journal(tmp_path, by_itself=True) as journal, journal.log.keeping():
+        log.configure("error", LogFormat.JSON)
+        job = await entered(journal)
+        logger = structlog.get_logger("amistream.test")
+        for number in range(60):
+            logger.info("job.state", job=job.id, number=number, **{f"value{each}": "\x01" * 5000 for each in range(9)})
+        first, *rest = await journal.log.lines(job.id)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        sizes = [len(line) for (line,) in database.execute("SELECT line FROM lines")]
+    assert max(sizes) <= job_log.LONGEST_LINE
+    assert job_log.MOST_BYTES // 2 < sum(sizes) <= job_log.MOST_BYTES
+    assert first.event == "log.cut"
+    assert [line.fields["number"] for line in rest] == [*range(60 - len(rest), 60)]
+
+
+async def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
+    """The other lines of the job are shown."""
+    async with Journal(tmp_path, by_itself=True) as journal, journal.log.keeping():
+        log.configure("error", LogFormat.JSON)
+        job = await entered(journal)
+        for number in range(2):
+            structlog.get_logger("amistream.test").info("job.state", job=job.id, number=number)
+        await journal.log.lines(job.id)
+        with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+            database.execute("UPDATE lines SET line = 'x' WHERE number = 1")
+        assert [line.fields["number"] for line in await journal.log.lines(job.id)] == [1]
 
 
 async def test_a_journal_without_lines_is_upgraded(tmp_path: Path) -> None:

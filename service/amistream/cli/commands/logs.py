@@ -23,7 +23,7 @@ def logs(
 ) -> int:
     """Show what was logged about one job: its submission, states, notices, repeated requests, progress, and end.
 
-    The newest 500 lines are kept as long as the job is.
+    The newest 500 lines are kept as long as the job is, of very long ones fewer: log.cut stands in place of older ones.
 
     Example: [bold]amistream logs last[/bold]
     """
