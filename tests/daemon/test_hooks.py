@@ -90,6 +90,17 @@ async def test_a_hook_is_limited(command: str, settings: dict[str, Any], outcome
     assert len(line["output"]) <= MOST_OUTPUT
 
 
+async def test_a_stop_waits_for_no_more_than_one_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks that run or wait at a stop are ended once the time of one is over, with a line each."""
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "KILLED_AFTER_S", 0.3)
+    with capture_logs() as log:
+        counts = await end_jobs(shell("sleep 3600", hook_timeout_s=0.2), *[REFUSED] * 5)
+    assert counts["on_failure", "stopped"] >= 3
+    assert counts.total() == 5
+    assert "hook_timeout_s" in log[-1]["reason"]
+
+
 async def test_a_command_that_is_not_there() -> None:
     """A command that cannot be started is a failed hook, and no other job notices."""
     with capture_logs() as log:

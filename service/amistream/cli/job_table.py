@@ -19,6 +19,8 @@ Document: TypeAlias = Mapping[str, Any]
 
 SHOWN = 20
 """Jobs that are listed without --limit and --all."""
+MOST = 100_000
+"""The largest --limit: more than are ever remembered, and less than the API refuses."""
 _DAY_S = 24 * HOUR_S
 _UNFINISHED = "unfinished"
 _STATES = {"failed": ("failed", "interrupted", _UNFINISHED)}

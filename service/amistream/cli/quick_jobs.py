@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amistream.cli.answers import Listing, list_of_jobs, one_job
 from amistream.cli.daemon_socket import socket_path
-from amistream.cli.job_table import SHOWN
+from amistream.cli.job_table import MOST, SHOWN
 from amistream.cli.output import visible
 from amistream.cli.terminal import folded, width_of
 
@@ -36,7 +36,7 @@ def answer(arguments: list[str]) -> str | None:
     text = None
     if command == "jobs" and not words:
         limit = options.get("--limit", str(SHOWN))
-        if not limit.isdecimal() or not int(limit):
+        if not limit.isdecimal() or not 0 < int(limit) <= MOST:
             return None
         most = None if "--all" in options else int(limit)
         asked = Listing(options.get("--state"), options.get("--label"), most)

@@ -151,7 +151,9 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
             )
     limit = request.query.get("limit")
     if limit is not None and not re.fullmatch(LIMIT, limit):
-        raise UsageError("request.invalid", "cannot list the jobs: limit must be a number, at least 1", field="limit")
+        raise UsageError(
+            "request.invalid", "cannot list the jobs: limit must be a whole number from 1 to 999999", field="limit"
+        )
     queue = _queue(request)
     found = queue.chosen(states, request.query.get("label"), None if limit is None else int(limit))
     # A `JobList` from stored text: to build and dump a thousand models would block the loop for 40 ms.

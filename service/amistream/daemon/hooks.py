@@ -64,23 +64,36 @@ class Hooks:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reason = ""
+        """Why the hooks are ended."""
 
     @asynccontextmanager
     async def running(self, hurry: asyncio.Event) -> AsyncIterator[None]:
-        """Run hooks while the block lasts; its exit waits for them. `hurry` ends all that run or wait."""
+        """Run hooks while the block lasts; its exit waits for them, as long as one hook may take.
 
-        async def end_all() -> None:
+        `hurry` ends all that run or wait.
+        """
+
+        async def end_in_a_hurry() -> None:
             await hurry.wait()
-            self._group = None
-            for task in self._tasks:
-                task.cancel()
+            self._end_all("the daemon was told to stop at once")
 
         async with task_group() as around:
-            hurrying = around.create_task(end_all(), name="end hooks")
+            hurrying = around.create_task(end_in_a_hurry(), name="end hooks")
             async with task_group() as self._group:
                 yield
+                # A hook that has just begun has the time that it has otherwise.
+                most_s = self._timeout_s + KILLED_AFTER_S
+                reason = f"the daemon stops, and has waited {most_s:g} s for its hooks (hook_timeout_s)"
+                ending = asyncio.get_running_loop().call_later(most_s, self._end_all, reason)
             self._group = None
+            ending.cancel()
             hurrying.cancel()
+
+    def _end_all(self, reason: str) -> None:
+        self._group, self._reason = None, reason
+        for task in self._tasks:
+            task.cancel()
 
     def watched(self, run: Callable[[Job], Awaitable[None]]) -> Callable[[Job], Awaitable[None]]:
         async def run_and_tell(job: Job) -> None:
@@ -111,7 +124,7 @@ class Hooks:
         self._tasks.discard(task)
         if task.cancelled():
             self._counts[hook, "stopped"] += 1
-            LOG.warning("hook.stopped", hook=hook, job=job_id, reason="the daemon was told to stop at once")
+            LOG.warning("hook.stopped", hook=hook, job=job_id, reason=self._reason)
 
     async def _run(self, hook: str, command: Sequence[str], document: bytes, job_id: str) -> None:
         async with self._slots:

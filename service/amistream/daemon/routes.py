@@ -127,7 +127,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ),
             Parameter(name="label", in_="query", description="only jobs with this label"),
             Parameter(
-                name="limit", in_="query", description="only so many jobs, the newest", pattern=f"^{handlers.LIMIT}$"
+                name="limit",
+                in_="query",
+                description="only so many jobs, the newest; at most 999999",
+                pattern=f"^{handlers.LIMIT}$",
             ),
         ),
         answers={HTTPStatus.OK: Answer("the jobs", JobList)},
@@ -184,7 +187,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/jobs/{id}/log",
         handler=handlers.show_lines,
-        summary="Show what the daemon logged about a job, the newest 500 lines",
+        summary="Show what the daemon logged about a job: the newest lines, at most 500",
         parameters=(ANY_ID,),
         answers={HTTPStatus.OK: Answer("the lines", JobLines)},
         errors=(HTTPStatus.NOT_FOUND,),

@@ -10,7 +10,7 @@ import typer
 
 from amistream.cli.answers import Listing, list_of_jobs, listed
 from amistream.cli.daemon_socket import socket_path
-from amistream.cli.job_table import SHOWN
+from amistream.cli.job_table import MOST, SHOWN
 from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
 from amistream.errors import EXIT_DONE, UsageError
@@ -29,7 +29,10 @@ def jobs(
         ),
     ] = None,
     label: Annotated[str | None, typer.Option("--label", metavar="TEXT", help="Only jobs with this label.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="List the newest N jobs.")] = SHOWN,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", metavar="N", min=1, max=MOST, help=f"List the newest N jobs, {MOST} at the most."),
+    ] = SHOWN,
     every: Annotated[bool, typer.Option("--all", "-a", help="List every job that is remembered.")] = False,
     in_process: InProcessOption = False,
     socket: SocketOption = None,
