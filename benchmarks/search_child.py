@@ -55,7 +55,7 @@ async def _grid(request: BundleRequest, settings: Settings) -> dict[Candidate, f
         aws = await stack.enter_async_context(Aws(settings))
         measurable = await check_measurable(request, settings, aws, lambda _: None)
         stack.push_async_callback(measurable.close)
-        tuner = Tuner(measurable, lambda _: None, lambda _: None, 0)
+        tuner = Tuner(measurable, measurable.places[0], lambda _: None, lambda _: None, budget_s=0)
         plan = measurable.plan
         field = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=DEFAULT_MEMORY_LIMIT)
         return {each: (await tuner.attempt(each, LARGEST)).rate for each in field}

@@ -130,6 +130,8 @@ async def test_a_bundle(
     job = await run(request(disk, tmp_path / "out", key_ring), settings(tmp_path))
     assert job.result is not None, job.error
     words = ("out/image.manifest.xml", "--endpoint-url", ebs_endpoint.url, *user(key_ring))
+    plan = json.loads((await in_process(spawn, *words, "--dry-run", "--json")).stdout)["plan"]
+    assert (plan["sample_size"], plan["is_most"], plan["limited_by"]) == (plan["read_size"], True, "reading")
     result = result_of(await in_process(spawn, *words, "--json"))
     assert same(ebs_endpoint, result.snapshot_id, disk, tmp_path)
     assert ebs_endpoint.images()[0]["tags"][BUNDLE_TAG] == str(tmp_path / "out" / "image.manifest.xml")
@@ -182,13 +184,28 @@ async def test_every_bundle(
     assert job.result is not None, job.error
     for prefix in ("a/", "b/"):
         put_files(s3, bucket, tmp_path / "out", prefix)
-    (tmp_path / "out" / "image.part.03").unlink()
+    lost = tmp_path / "out" / "image.part.03"
+    part_size = lost.stat().st_size
+    lost.unlink()
     put_files(s3, bucket, tmp_path / "out", "broken/")
     words = (f"s3://{bucket}", "--every", *user(key_ring), "--ena")
     outcome = await in_process(spawn, *words, "--dry-run", "--json")
     assert outcome.status == 0, outcome.stderr
-    assert [each["state"] for each in json.loads(outcome.stdout)["bundles"]] == ["waiting", "waiting", "broken"]
+    document = json.loads(outcome.stdout)
+    assert [each["state"] for each in document["bundles"]] == ["waiting", "waiting", "broken"]
+    size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    estimate = document["plan"]
+    assert (estimate["image_size"], estimate["requests"]) == (2 * disk.stat().st_size, estimate["pieces"])
+    assert size < estimate["read_size"] / 2 <= size + part_size
+    assert 0 < estimate["sample_size"] <= estimate["read_size"]
+    assert (estimate["is_least"], estimate["is_most"], estimate["limited_by"]) == (True, True, "reading")
+    assert estimate["seconds"] > 0
+    assert estimate["cost"] == pytest.approx(estimate["sent_size"] / GIB * 0.05)
     assert ebs.snapshots() == []
+    outcome = await in_process(spawn, *words, "--dry-run")
+    shown = outcome.stdout.splitlines()
+    assert "Of the 2 that wait, an estimate:" in shown
+    assert any(line.startswith("send      at most") for line in shown)
     outcome = await in_process(spawn, *words, "--json")
     assert outcome.status == 4, outcome.stderr
     ends = json.loads(outcome.stdout)["bundles"]

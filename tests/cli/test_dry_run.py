@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
@@ -69,6 +70,33 @@ async def test_a_plan_without_the_link(cli: Cli, cloud: Endpoint, key_ring: KeyR
     assert "in 1 part, 2 requests" in plan
     assert "not known; reading and compressing alone takes" in plan
     assert "the link was not measured: cannot " in plan
+
+
+async def test_each_destination_has_its_link_and_price(
+    cli: Cli, cloud: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
+) -> None:
+    """Each destination is measured and priced by itself, all at the same time; the slowest one sets the time."""
+    near, far = make_bucket(cloud), make_bucket(replace(cloud, region="sa-east-1"))
+    image = sparse_image(tmp_path / "disk.img", 16 * MIB, [(0, 6 * MIB)])
+    to = ("--to", f"s3://{near}/web", "--to", f"s3://{far}/web", "--endpoint-url", cloud.url)
+    words = ("bundle", str(image), *to, *identity(key_ring), "--no-register", "--in-process", "-n")
+    plan = json.loads((await cli(*words, "--json")).stdout)["plan"]
+    one, other = plan["places"]
+    assert [each["destination"] for each in (one, other)] == [f"s3://{near}/web", f"s3://{far}/web"]
+    assert (one["stored_in"], one["price"]) == ("S3 in eu-west-1", 0.023)
+    assert (other["stored_in"], other["price"]) == ("S3 in sa-east-1", 0.0405)
+    assert plan["cost"] == pytest.approx(one["cost"] + other["cost"])
+    assert plan["link_rate"] == min(one["link_rate"], other["link_rate"]) > 0
+    assert (plan["price"], plan["requests"]) == (None, 2 * (plan["pieces"] + 1))
+    assert 0 < plan["probe_size"] <= 34 * MIB
+    assert list_keys(cloud, near) + list_keys(cloud, far) == []
+    told = await cli(*words, "--to", "s3://amistream-no-such/x")
+    lines = told.stdout.rpartition("\n\n")[2].splitlines()
+    assert "to 3 destinations" in lines[1]
+    assert "not known" in lines[2]
+    assert "S3 in eu-west-1 at 0.023 USD per GiB, S3 in sa-east-1 at 0.0405 USD per GiB" in lines[4]
+    assert [line.partition("/web: ")[2][:5] for line in lines if line.startswith("link")] == ["about", "about", ""]
+    assert "note      s3://amistream-no-such/x: the link was not measured: cannot " in lines[-1]
 
 
 async def test_no_plan(cli: Cli, tmp_path: Path) -> None:

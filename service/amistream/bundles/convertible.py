@@ -26,6 +26,7 @@ async def find_convertible(
         ConvertibleBundle(
             manifest=bundle.manifest,
             image_size=bundle.image_size,
+            stored=bundle.stored,
             image_id=made.get(tag_of_bundle(bundle.manifest), ""),
             problem=bundle.problem,
         )

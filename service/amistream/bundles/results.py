@@ -145,6 +145,7 @@ class ConvertibleBundle(_Result):
     manifest: str
     image_size: int
     image_id: str
+    stored: int = Field(0, description="bytes of its objects")
     problem: str = Field("", description="why it cannot be converted, or empty")
 
 

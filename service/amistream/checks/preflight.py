@@ -27,7 +27,7 @@ from amistream.checks.identity import IdentityChecks
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import UserIdentity
-from amistream.location import DirectoryLocation, S3Location
+from amistream.location import DirectoryLocation, Location, S3Location
 from amistream.plan import Bundling, Plan
 from amistream.ports.store import Identity, Store
 from amistream.ports.volume import Volume
@@ -70,23 +70,32 @@ class Ready(CheckedVolume):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurable(CheckedVolume):
-    """A volume and a store, checked for a trial that makes no bundle."""
+class MeasurablePlace:
+    """A destination, checked for a trial."""
 
+    location: Location
     store: Store | None
     reason: str
     """The reason for which there is no store; '' if there is one."""
     region: str
     """'' for a directory."""
-    reading_memory: int
-    """Bytes that reading the volume takes beside those of the plan."""
     limit_upload: int
     """Bytes per second; 0: no limit."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurable(CheckedVolume):
+    """A volume and its destinations, checked for a trial that makes no bundle."""
+
+    places: tuple[MeasurablePlace, ...]
+    reading_memory: int
+    """Bytes that reading the volume takes beside those of the plan."""
+
     async def close(self) -> None:
         try:
-            if self.store is not None:
-                await self.store.close()
+            for place in self.places:
+                if place.store is not None:
+                    await place.store.close()
         finally:
             await CheckedVolume.close(self)
 
@@ -229,30 +238,44 @@ def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
 async def check_measurable(
     request: BundleRequest, settings: Settings, aws: Aws, note: Note, *, needs_store: bool = True
 ) -> Measurable:
-    """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does.
+    """Check volume and destinations only: a trial needs neither keys nor an account. Raises as `check` does.
 
     Without `needs_store` a destination that cannot be used is no reason to raise.
     """
-    address = Destination(request, settings, aws, secrets.token_hex(4))
-    source = BundlingChecks(address)
+    token = secrets.token_hex(4)
+    addresses = [Destination(request, settings, aws, token, number) for number in range(len(request.destinations))]
+    source = BundlingChecks(addresses[0])
+    opened: list[MeasurablePlace] = []
     try:
-        place = _location_checks(address, source)
+        asked = [_location_checks(address, source) for address in addresses]
         of_source = source.checks(check_mounts=False)
-        findings = await run_checks([*of_source, *place.checks(must_be_empty=False)])
+        of_places = [for_destination(place.checks(must_be_empty=False), number) for number, place in enumerate(asked)]
+        findings = await run_checks([*of_source, *(check for checks in of_places for check in checks)])
         known = {check.name for check in of_source}
-        failed = [each for each in findings if each.name not in known and each.status is Status.FAILED]
         report(findings if needs_store else [each for each in findings if each.name in known], note)
+        for address, place, checks in zip(addresses, asked, of_places, strict=True):
+            own = {check.name for check in checks}
+            failed = [each for each in findings if each.name in own and each.status is Status.FAILED]
+            opened.append(
+                MeasurablePlace(
+                    location=address.location,
+                    store=None if failed else await _opened(address, place.region),
+                    reason=failed[0].found if failed else "",
+                    region=place.region,
+                    limit_upload=int(address.limit_upload or 0),
+                )
+            )
         return Measurable(
             plan=source.plan(),
             volume=source.volume,
             used=source.used,
-            store=None if failed else await _opened(address, place.region),
-            reason=failed[0].found if failed else "",
-            region=place.region,
+            places=tuple(opened),
             reading_memory=source.reading_memory,
-            limit_upload=int(address.limit_upload or 0),
         )
     except BaseException:
+        for each in opened:
+            if each.store is not None:
+                await finish_despite_cancel(each.store.close())
         await source.close()
         raise
 

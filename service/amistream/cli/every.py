@@ -14,11 +14,16 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from amistream.bundles.results import ConvertibleBundle
+from amistream.cli.forecast_text import forecast_text
 from amistream.cli.table import columns, counted
 from amistream.errors import AmistreamError, DaemonUnreachableError
 from amistream.events import ConversionResult, Event, JobKind, JobView, State
 from amistream.flow.gather import gather_limited
+from amistream.jobs.forecast import Forecast
 from amistream.request import ConvertRequest
+
+WAITING = "waiting"
+"""State of a bundle in a dry run that would be converted."""
 
 
 class Desk(Protocol):
@@ -51,15 +56,16 @@ class Outcome(BaseModel):
 
     @property
     def is_failed(self) -> bool:
-        return self.state not in {State.DONE, "there", "waiting"}
+        return self.state not in {State.DONE, "there", WAITING}
 
 
 class Outcomes(BaseModel):
-    """The end of every bundle."""
+    """The end of every bundle. `plan`: of a dry run, the estimate of all that would be converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     bundles: tuple[Outcome, ...]
+    plan: Forecast | None = None
 
 
 async def convert_every(
@@ -113,7 +119,7 @@ def plan(found: Sequence[ConvertibleBundle], check: Callable[[str], str]) -> Out
 
     def planned(bundle: ConvertibleBundle) -> Outcome:
         reason = check(bundle.manifest)
-        return Outcome(manifest=bundle.manifest, state=State.REFUSED if reason else "waiting", error=reason)
+        return Outcome(manifest=bundle.manifest, state=State.REFUSED if reason else WAITING, error=reason)
 
     return Outcomes(bundles=tuple(settled(each) or planned(each) for each in found))
 
@@ -150,7 +156,11 @@ def outcomes_text(outcomes: Outcomes) -> str:
     states = [each.state for each in outcomes.bundles]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     summary = f"{counted(len(rows), 'bundle')}{f': {counts}' if rows else ' below that address'}"
-    return "\n\n".join([*([columns([("STATE", "SNAPSHOT", "AMI", "MANIFEST"), *rows])] if rows else []), summary])
+    table = [columns([("STATE", "SNAPSHOT", "AMI", "MANIFEST"), *rows])] if rows else []
+    estimate = []
+    if outcomes.plan is not None:
+        estimate = [f"Of the {states.count(WAITING)} that wait, an estimate:\n{forecast_text(outcomes.plan, 'block')}"]
+    return "\n\n".join([*table, *estimate, summary])
 
 
 def _why(outcome: Outcome) -> str:

@@ -17,11 +17,13 @@ def forecast_text(plan: Forecast, piece: str) -> str:
     """Format a plan; `piece` is the word for what is stored: part, or block."""
     share = share_text(plan.sent_size, plan.image_size)
     requests = f", {counted(plan.requests, 'request')}" if plan.requests else ""
+    if len(plan.places) > 1:
+        requests += f", to {len(plan.places)} destinations"
     facts = [
         ("read", f"{size_text(plan.read_size)} of {size_text(plan.image_size)}"),
-        ("send", f"about {size_text(plan.sent_size)} ({share}) in {counted(plan.pieces, piece)}{requests}"),
+        ("send", f"{_nearly(plan)} {size_text(plan.sent_size)} ({share}) in {counted(plan.pieces, piece)}{requests}"),
         ("time", _time_text(plan)),
-        ("memory", f"at most {size_text(plan.memory)}"),
+        *([("memory", f"at most {size_text(plan.memory)}")] if plan.memory else []),
         ("cost", _cost_text(plan)),
     ]
     measured = [f"{size_text(plan.sample_size)} read"] if plan.sample_size else []
@@ -29,7 +31,16 @@ def forecast_text(plan: Forecast, piece: str) -> str:
         measured.append(f"{size_text(plan.probe_size)} put and deleted")
     if measured:
         facts.append(("measured", ", ".join(measured)))
-    return columns([*facts, *(("note", note) for note in plan.notes)])
+    links = [
+        ("link", f"{each.destination}: {f'about {rate_text(each.link_rate)}' if each.link_rate else 'not measured'}")
+        for each in plan.places
+        if len(plan.places) > 1
+    ]
+    return columns([*facts, *links, *(("note", note) for note in plan.notes)])
+
+
+def _nearly(plan: Forecast) -> str:
+    return "at most" if plan.is_most else "about"
 
 
 def _time_text(plan: Forecast) -> str:
@@ -46,8 +57,11 @@ def _cost_text(plan: Forecast) -> str:
     if plan.cost is None or plan.cost_of_requests is None:
         return "none: it is stored in a directory"
     price = f"{plan.stored_in}, at {plan.price} USD per GiB"
-    return f"{_usd_text(plan.cost)} a month ({price}), and {_usd_text(plan.cost_of_requests)} once"
+    if plan.price is None:
+        price = ", ".join(f"{each.stored_in} at {each.price} USD per GiB" for each in plan.places)
+    nearly = _nearly(plan)
+    return f"{_usd_text(plan.cost, nearly)} a month ({price}), and {_usd_text(plan.cost_of_requests, nearly)} once"
 
 
-def _usd_text(usd: float) -> str:
-    return f"about {usd:.2f} USD" if usd >= _CENT else "less than 0.01 USD"
+def _usd_text(usd: float, nearly: str) -> str:
+    return f"{nearly} {usd:.2f} USD" if usd >= _CENT else "less than 0.01 USD"

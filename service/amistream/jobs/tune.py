@@ -25,7 +25,7 @@ from functools import partial
 from time import perf_counter
 
 from amistream.aws.session import Aws
-from amistream.checks.preflight import Measurable, Note, check_measurable
+from amistream.checks.preflight import Measurable, MeasurablePlace, Note, check_measurable
 from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.gather import task_group, try_each
 from amistream.flow.undo import Progress, undo_despite_cancel
@@ -119,7 +119,7 @@ async def tune(
         )
         if in_force not in grid:
             grid.append(in_force)
-        tuner = Tuner(measurable, note, report, budget_s)
+        tuner = Tuner(measurable, measurable.places[0], note, report, budget_s=budget_s)
         await tuner.sweep()
         try:
             await tuner.measure_levels(list(dict.fromkeys((*LEVELS, in_force.compress))))
@@ -140,11 +140,20 @@ async def tune(
 
 
 class Tuner:
-    """Measures one volume and store, which the caller has checked and closes."""
+    """Measures one volume and one of its destinations, which the caller has checked and closes."""
 
-    def __init__(self, measurable: Measurable, note: Note, report: Callable[[str], None], budget_s: float) -> None:
+    def __init__(
+        self,
+        measurable: Measurable,
+        place: MeasurablePlace,
+        note: Note,
+        report: Callable[[str], None],
+        *,
+        budget_s: float,
+    ) -> None:
         """The time runs from now on."""
         self._measurable = measurable
+        self._place = place
         self._note = note
         self._report = report
         self._until = perf_counter() + budget_s
@@ -160,7 +169,7 @@ class Tuner:
 
     @property
     def _store(self) -> Store:
-        store = self._measurable.store
+        store = self._place.store
         assert store is not None  # noqa: S101 - for the type checker: a caller without a store sends nothing
         return store
 

@@ -5,6 +5,8 @@ Its options are the fields of `request.ConvertCheckRequest`: add one there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,13 +22,15 @@ from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 from amistream.cli.submitting import RunHere, runs_here, submit_job
-from amistream.errors import EXIT_DONE, JobError, RefusedError, UsageError
+from amistream.errors import EXIT_DONE, JobError, RefusedError, StoreError, UsageError
 from amistream.events import JobKind, State
 from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import ConvertibleBundle
     from amistream.cli.every import Desk, Outcomes
+    from amistream.jobs.forecast import Forecast
+    from amistream.settings import Settings
 
 Every = Annotated[
     bool,
@@ -132,7 +136,7 @@ def _convert_every(
     """Convert the bundles of a bucket; the exit status is that of a failed job, or check, if one of them failed."""
     from amistream.checks.findings import Status
     from amistream.cli.commands.doctor import find
-    from amistream.cli.every import convert_every, outcomes_text, plan
+    from amistream.cli.every import WAITING, convert_every, outcomes_text, plan
     from amistream.cli.every_desks import work_here, work_in_daemon
     from amistream.cli.foreground import run_here
 
@@ -157,9 +161,26 @@ def _convert_every(
 
     if dry_run:
         outcomes = plan(found, check)
+        waiting = {each.manifest for each in outcomes.bundles if each.state == WAITING}
+        if coming := [each for each in found if each.manifest in waiting]:
+            estimate = _estimate(coming, make, settings, at_once or settings.max_jobs)
+            outcomes = outcomes.model_copy(update={"plan": estimate})
         put_result(outcomes.model_dump_json() if as_json else outcomes_text(outcomes))
         return RefusedError.exit_status if any(each.state == State.REFUSED for each in outcomes.bundles) else EXIT_DONE
     outcomes = work_here(work, place.config) if place.in_process else work_in_daemon(work, place.socket, place.config)
     put_result(outcomes.model_dump_json() if as_json else outcomes_text(outcomes))
     failed = any(each.is_failed for each in outcomes.bundles)
     return JobError.exit_status if failed else EXIT_DONE
+
+
+def _estimate(
+    bundles: Sequence[ConvertibleBundle], make: Callable[[str], ConvertRequest], settings: Settings, at_once: int
+) -> Forecast:
+    """Estimate all conversions together; a sample of the first bundle shows how fast they are read."""
+    from amistream.cli.foreground import run
+    from amistream.jobs.conversion_forecast import forecast_conversion, forecast_every
+
+    first = None
+    with suppress(JobError, RefusedError, StoreError):
+        first = run(lambda: forecast_conversion(make(bundles[0].manifest), settings))
+    return forecast_every(bundles, first, at_once=at_once)
