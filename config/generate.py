@@ -82,7 +82,7 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 ELSEWHERE = {
     "bundle": "options.md#options-of-bundle",
-    "convert": "leave-instance-store.md#options-of-convert",
+    "convert": "options.md#options-of-convert",
     "doctor": "options.md#options-of-bundle",
     "migrate": "options.md#options-of-migrate",
 }
@@ -93,7 +93,7 @@ EVERY = """\
 CHECKED = """\
 | `--dry-run` | only run the checks and [estimate the job](checks.md#a-plan-before-a-job) | |
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
-| `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |
+| `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#output) | |
 """
 DETACHED = """\
 | `--detach` | have the daemon do it as a job, and do not wait for its end | |

@@ -21,7 +21,7 @@ def test_the_documents_are_generated() -> None:
     """The settings file and the generated parts of pages are as `python config/generate.py` writes them."""
     made = documents()
     assert {path.name for path in made} >= {"amistream.toml"}
-    assert len(made) == 9
+    assert len(made) == 8
     for path, text in made.items():
         assert path.read_text() == text, f"python {CONFIG.relative_to(ROOT).with_name('generate.py')}"
 
