@@ -17,9 +17,9 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 ORDER = (
     {"__init__"},
-    {"basics"},
+    {"sizes", "text", "states"},
     {"values"},
-    {"units", "errors", "process", "member", "reports", "shipped", "states"},
+    {"units", "errors", "process", "member", "reports", "shipped"},
     {"events", "settings", "roots", "location"},
     {"request", "ports", "host"},
     {"log", "keys", "flow"},

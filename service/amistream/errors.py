@@ -10,7 +10,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Self
 
-from amistream.basics import as_utf8, quoted
+from amistream.text import as_utf8, quoted
 
 
 class AmistreamError(Exception):

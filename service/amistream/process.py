@@ -24,7 +24,7 @@ import signal
 from functools import cache
 from pathlib import Path
 
-from amistream.basics import MIB
+from amistream.sizes import MIB
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a command to stop."""

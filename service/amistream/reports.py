@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from amistream.basics import OTHERS_SIGNATURE
+from amistream.states import OTHERS_SIGNATURE
 
 
 class _Result(BaseModel):

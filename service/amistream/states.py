@@ -1,6 +1,7 @@
 """The kinds and the states of jobs, and the transitions between states: defined here and nowhere else.
 
-Part of the documents of `events`, and apart from them for commands that show a job without loading the models.
+Words of the documents of `events` and `reports`, and apart from them for commands that show a job without loading the
+models.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class State(StrEnum):
         return not TRANSITIONS[self]
 
 
+OTHERS_SIGNATURE = "not checked: it is another user's"
+"""The state of a signature by a key that is not at hand, as `--json` has it."""
 UNFINISHED = "unfinished"
 """Stands for every job that can be resumed or cleaned, whatever its state."""
 _CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)

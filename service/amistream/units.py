@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from amistream.basics import GIB, KIB, MIB
+from amistream.sizes import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from amistream.values import LeftOut

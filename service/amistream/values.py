@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from amistream.basics import GIB as GIB  # noqa: PLC0414 - values, too
-from amistream.basics import KIB as KIB  # noqa: PLC0414
-from amistream.basics import MIB as MIB  # noqa: PLC0414
-from amistream.basics import as_utf8 as as_utf8  # noqa: PLC0414
-from amistream.basics import quoted as quoted  # noqa: PLC0414
+from amistream.sizes import GIB as GIB  # noqa: PLC0414 - values, too
+from amistream.sizes import KIB as KIB  # noqa: PLC0414
+from amistream.sizes import MIB as MIB  # noqa: PLC0414
+from amistream.text import as_utf8 as as_utf8  # noqa: PLC0414
+from amistream.text import quoted as quoted  # noqa: PLC0414
 
 LARGEST_PART = 5 * GIB
 """The most that S3 accepts in one request, so no tool makes a larger part."""

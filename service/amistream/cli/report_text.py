@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amistream.basics import OTHERS_SIGNATURE
 from amistream.cli.table import columns, counted
+from amistream.states import OTHERS_SIGNATURE
 from amistream.units import duration_text, size_text
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from datetime import datetime
 from typing import Any
 
 from amistream import log
-from amistream.basics import as_utf8
 from amistream.errors import JournalError
 from amistream.events import LogLine
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import task_group
 from amistream.jobs.journal_file import JournalFile
+from amistream.text import as_utf8
 from amistream.values import KIB
 
 MOST_LINES = 500

@@ -1,4 +1,4 @@
-"""Sizes and words that every command needs, however short it runs: nothing else is loaded for them."""
+"""Names of files as text: for documents and terminals, and for a shell."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-
-OTHERS_SIGNATURE = "not checked: it is another user's"
-"""The state of a signature by a key that is not at hand, as `--json` has it."""
 
 
 def as_utf8(text: str) -> str:
