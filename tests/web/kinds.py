@@ -12,11 +12,12 @@ from amistream.reports import Access, Difference, Digests, Migrated, Registered,
 from amistream.request import parse_request
 from amistream.values import GIB, MIB
 from daemon.rig import Daemon
+from web.scene import HOSTILE
 
 BUNDLE = "s3://images-eu/web-7/image.manifest.xml"
 REQUESTS: dict[str, dict[str, Any]] = {
     "convert": {"kind": "convert", "source": "/dev/mapper/vg0-root", "label": "leave instance store"},
-    "verify": {"kind": "verify", "manifest": BUNDLE},
+    "verify": {"kind": "verify", "manifest": BUNDLE, "label": HOSTILE},
     "migrate": {"kind": "migrate", "manifest": BUNDLE, "destinations": ["s3://images-us/web-7"], "region": "us-west-2"},
 }
 WORKING = {"convert": State.CONVERTING, "verify": State.VERIFYING, "migrate": State.COPYING}
@@ -132,7 +133,12 @@ def failure_of(kind: str) -> dict[str, Any]:
         )
         return {"error": error, "resumable": True, "kept": 3211}
     if kind == "migrate":
-        error = ErrorBody(code="store.unreachable", message=f"cannot read part 17 of {BUNDLE}: timed out", hint="")
+        error = ErrorBody(
+            code="store.unreachable",
+            message=f"cannot read part 17 of {BUNDLE}: {HOSTILE}",
+            hint=HOSTILE,
+            request_id=HOSTILE,
+        )
         return {"error": error, "resumable": True, "kept": 411}
     found = [
         Difference(
@@ -140,7 +146,7 @@ def failure_of(kind: str) -> dict[str, Any]:
             part=f"image.part.{number:03}",
             expected="00" * 20,
             found="11" * 20,
-            message=f"image.part.{number:03} has another SHA-1 than the manifest says",
+            message=f"image.part.{number:03} has another SHA-1 than the manifest says {HOSTILE}",
         )
         for number in range(40)
     ]

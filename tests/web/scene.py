@@ -185,7 +185,10 @@ class Fleet(FleetQueue):
         now = datetime.now(UTC)
         hosts = [
             HostTally(
-                host=f"i-0{number:x}9c41d7e5a3b2f80", done=max(0, 118 - 11 * number), failed=number % 2, last_at=now
+                host=f"i-0{number:x}9c41d7e5a3b2f80" if number else HOSTILE,
+                done=max(0, 118 - 11 * number),
+                failed=number % 2,
+                last_at=now,
             )
             for number in range(self._hosts)
         ]

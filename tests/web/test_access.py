@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from importlib.resources import files
 
+import aiohttp
+
+from amistream.web.connections import MOST
+from amistream.web.guard import KEY_HEADER
 from daemon.rig import Daemon
 from web.rig import Served
 
@@ -105,6 +110,22 @@ async def test_every_response_is_hardened(served: Served) -> None:
         assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
         assert "Access-Control-Allow-Origin" not in response.headers
         assert "ython" not in response.headers["Server"]
+
+
+async def test_nobody_keeps_the_browser_out(served: Served) -> None:
+    """Other users of the machine may hold as many connections as they like: the browser gets one, and keeps its own."""
+    await served.enter()
+    port = int(served.url.rpartition(":")[2])
+    strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST + 8)]
+    for _, writer in strangers:
+        writer.write(b"GET / HTTP/1.1\r\nHost: 127")
+    async with aiohttp.ClientSession(cookie_jar=served.session.cookie_jar) as another:
+        response = await another.get(f"{served.url}/api/buckets", headers={KEY_HEADER: served.key})
+        assert response.status == 200
+    assert (await served.ask("GET", "/api/buckets"))[0] == 200
+    assert await strangers[0][0].read() == b"", "the oldest went"
+    for _, writer in strangers:
+        writer.close()
 
 
 def test_the_files_are_whole_and_safe() -> None:

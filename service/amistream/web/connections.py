@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
@@ -18,7 +19,9 @@ from amistream.web.guard import HEADERS
 
 BACKLOG = 16
 MOST = 128
-"""Connections at a time; a page has up to six. Guess: every user of the machine can connect."""
+"""Connections at a time; a page has up to six. Guess: every user of the machine can connect. One more takes the place
+of the oldest that was never admitted, so that nobody keeps the browser out by holding them all.
+"""
 IDLE_S = 60.0
 """Time that a connection may stay open without a request. Guess."""
 ENDING_S = 1.0
@@ -28,6 +31,7 @@ ENDING_S = 1.0
 @asynccontextmanager
 async def taking_connections(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the application on `listener` while the block runs."""
+    app.on_response_prepare.append(_note_admitted)
     # A page that is closed ends its stream at once.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=ENDING_S)
     await runner.setup()
@@ -36,7 +40,11 @@ async def taking_connections(app: web.Application, listener: socket.socket) -> A
 
     def take() -> asyncio.Protocol:
         if len(http.connections) >= MOST:
-            return _TurnedAway()
+            strangers = (each for each in http.connections if not cast("_Conversation", each).is_admitted)
+            oldest = next(strangers, None)
+            if oldest is None:
+                return _TurnedAway()
+            oldest.force_close()
         return _Conversation(http, loop=loop, keepalive_timeout=IDLE_S, access_log_class=_NoLog)
 
     try:
@@ -49,6 +57,12 @@ async def taking_connections(app: web.Application, listener: socket.socket) -> A
         await runner.cleanup()
 
 
+async def _note_admitted(request: web.Request, response: web.StreamResponse) -> None:
+    """Keep the connection of a request that was not refused: without the secrets of the session all are."""
+    if response.status < HTTPStatus.BAD_REQUEST:
+        cast("_Conversation", request.protocol).is_admitted = True
+
+
 class _TurnedAway(asyncio.Protocol):
     """A connection that is one too many."""
 
@@ -59,7 +73,12 @@ class _TurnedAway(asyncio.Protocol):
 class _Conversation(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ()
+    __slots__ = ("is_admitted",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin as one that nobody knows."""
+        self.is_admitted = False
+        super().connection_made(transport)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

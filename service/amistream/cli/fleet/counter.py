@@ -25,14 +25,21 @@ class FleetCounter:
         self._found: list[ResultModel] = []
 
     async def look(self) -> FleetStatus:
-        counts = await self._queue.counts()
-        letters = await self._queue.dead_letter()
-        dead = (await letters.counts()).total if letters is not None else None
-        found = None
+        await self.read()
+        return await self.count()
+
+    async def read(self) -> None:
+        """Take the results into account that came since the last read."""
         if self._results is not None:
             new = [read_result(each.body) for each in await self._results.read_all()]
             self._found = last_of_each([*self._found, *(each for each in new if each is not None)])
-            found = tally(self._found, datetime.now(UTC))
+
+    async def count(self) -> FleetStatus:
+        """Count the messages of the queue now, and the results that were read."""
+        counts = await self._queue.counts()
+        letters = await self._queue.dead_letter()
+        dead = (await letters.counts()).total if letters is not None else None
+        found = tally(self._found, datetime.now(UTC)) if self._results is not None else None
         rate = found.rate_per_hour if found is not None else None
         return FleetStatus(
             queue=self._queue.url,
