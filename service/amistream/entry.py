@@ -21,6 +21,7 @@ _COLLECT_AFTER = 100_000
 
 
 def client() -> NoReturn:
+    _open_standard_files()
     _leave_out_plugins()
     _collect_less()
     with _interruptible():
@@ -33,6 +34,7 @@ def client() -> NoReturn:
 
 
 def daemon() -> NoReturn:
+    _open_standard_files()
     _leave_out_plugins()
     with _interruptible():
         from amistream.daemon.main import main  # noqa: PLC0415
@@ -41,11 +43,25 @@ def daemon() -> NoReturn:
 
 def old_command() -> NoReturn:
     """A command of the older tools, chosen by the name under which it was called."""
+    _open_standard_files()
     _leave_out_plugins()
     _collect_less()
     with _interruptible():
         from amistream.compat.main import main  # noqa: PLC0415
     main()
+
+
+def _open_standard_files() -> None:
+    """Open the null device in place of each standard file that is closed.
+
+    Otherwise the next file that is opened, such as the journal, takes its number, and messages are written there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Gets the lowest free number, which is that of the closed file.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - until the end
 
 
 def _leave_out_plugins() -> None:

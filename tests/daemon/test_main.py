@@ -91,7 +91,7 @@ def running(directory: Path, **variables: str) -> Iterator[Process]:
         process.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None:
     """The daemon answers on its socket, and a signal ends it with status 0 and leaves no file."""
     with running(tmp_path) as process:
@@ -106,6 +106,25 @@ def test_nothing_is_asked_on_the_standard_input(tmp_path: Path) -> None:
     """The standard input of the daemon is empty, however it was started: a program that asks there gets an end."""
     with running(tmp_path) as process:
         assert Path(f"/proc/{process.popen.pid}/fd/0").readlink() == Path(os.devnull)
+
+
+def test_standard_files_that_are_closed(tmp_path: Path) -> None:
+    """Without any standard file the daemon serves and stops as with them, and none of its files takes their numbers."""
+    command = [AMISTREAMD, "--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE_S)
+        environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
+        closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+        with subprocess.Popen(closed, env=environment) as process:
+            try:
+                while b"READY=1" not in manager.recv(4096):
+                    pass
+                descriptors = Path(f"/proc/{process.pid}/fd")
+                assert {(descriptors / number).readlink() for number in "012"} == {Path(os.devnull)}
+            finally:
+                process.terminate()
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_second_daemon_refuses(tmp_path: Path) -> None:

@@ -272,6 +272,8 @@ class Client:
         )
         if isinstance(error, PermissionError):
             hint = self._how_to_get_access()
+        elif error.errno is None:  # refused by Python: the path is too long
+            hint = "give a path of at most 107 bytes with --socket"
         return DaemonUnreachableError(
             "daemon.unreachable", f"cannot reach the daemon at {self._socket}: {why}", hint=hint
         )

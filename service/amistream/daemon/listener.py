@@ -24,6 +24,8 @@ PROBE_TIMEOUT_S = 2.0
 SOCKET_MODE = 0o660
 DIRECTORY_MODE = 0o755
 LOCK_MODE = 0o600
+LONGEST_PATH = 107
+"""Bytes of the path of a Unix socket. Limit of Linux."""
 
 
 def find_group(name: str) -> int | None:
@@ -53,6 +55,13 @@ def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
             yield passed
         return
     path = path.absolute()
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise UsageError(
+            "daemon.socket",
+            f"cannot listen on {path}: the path of a socket has at most {LONGEST_PATH} bytes",
+            hint="choose a shorter path with --socket",
+            field="socket",
+        )
     try:
         listener = _claim(path, group)
     except OSError as error:

@@ -50,7 +50,8 @@ example:
   amistreamd --socket /tmp/amistream.sock --state-dir /tmp/amistream-state
   curl --unix-socket /tmp/amistream.sock http://localhost/v1/health
 
-SIGTERM or SIGINT stops the daemon: it takes no new jobs, and running jobs end first (or stop at once: setting on_stop).
+SIGTERM, SIGINT or SIGHUP stops the daemon: it takes no new jobs, and running jobs end first (or stop at once: setting
+on_stop).
 A second signal stops them at once; they resume at the next start, as after a crash.
 Exit status: 0 stopped; 1 bug; 2 invalid arguments, configuration or socket.
 """
@@ -141,7 +142,7 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
 
 
 class StopSignals:
-    """Counts SIGTERM and SIGINT up to two. Sets handlers on the running event loop."""
+    """Counts SIGTERM, SIGINT and SIGHUP up to two. Sets handlers on the running event loop."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -149,6 +150,8 @@ class StopSignals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._count)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+            loop.add_signal_handler(signal.SIGHUP, self._count)
 
     def _count(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
