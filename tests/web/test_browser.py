@@ -153,7 +153,7 @@ async def test_every_kind_of_job_is_shown_in_its_own_words(tmp_path: Path, width
             ("aws.UnauthorizedOperation", "3211 blocks"),
             ("snap-0c1f", "12411 of 20480"),
             ("store.unreachable", "411 parts"),
-            ("ami-0d4c", "17 parts"),
+            ("ami-0d4c", "17 of them were there"),
         ):
             await page.locator(".row > details > summary").filter(has_text=word).click()
             await page.locator(".detail").get_by_text(detail).first.wait_for()

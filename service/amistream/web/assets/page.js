@@ -113,7 +113,8 @@ async function ask(path, options = {}) {
   throw new Refused(response.status, error);
 }
 
-const problemText = ({ message, hint }) => [message, hint].filter(Boolean).join(". ");
+const sentence = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
+const problemText = ({ message, hint }) => [message, hint && `Hint: ${hint}`].filter(Boolean).map(sentence).join(" ");
 const jobPath = (id, verb = "") => `/api/jobs/${encodeURIComponent(id)}${verb}`;
 
 // ---------------------------------------------------------------- The stream of jobs
@@ -148,7 +149,7 @@ async function follow() {
       }
       trouble = { message: error instanceof Refused ? error.message : "Cannot reach amistream web." };
     }
-    trouble.hint = "Has it ended, or the ssh tunnel? The page tries again by itself";
+    trouble.hint = "Has it ended, or the ssh tunnel? The page tries again by itself.";
     trouble.retry = true;
     drawSoon();
     await Promise.race([pause(wait), new Promise((resolve) => { retryNow = resolve; })]);
@@ -489,8 +490,7 @@ function facts(job) {
     ["Manifest", result.manifest !== job.source && result.manifest],
     ...places.map((place) => [place.region ?? place.destination, place.error?.message ?? place.image_id ?? place.manifest]),
     ["Size", result.image_size && sizeText(result.image_size)],
-    [job.kind === "migrate" ? "Copied" : "Bundled", result.bundled_size && `${sizeText(result.bundled_size)} in ${counted(result.parts, "part")}`],
-    ["There before", result.kept && counted(result.kept, "part")],
+    [job.kind === "migrate" ? "Copied" : "Bundled", result.bundled_size && bundledText(result)],
     ["Blocks", result.blocks && `${result.blocks} of ${result.blocks_read}, the others are zeros`],
     ["Rate", result.elapsed_s && job.kind !== "verify" && rateText(sizeOf(job) / result.elapsed_s)],
     ["Limit", result.advice || result.bottleneck],
@@ -515,6 +515,10 @@ function stageTable(stages) {
   drawStages(list, { stages, bottleneck: null });
   const title = element("h3", { text: "Stages " }, element("small", { text: "share of the time that each was busy" }));
   return element("div", {}, title, list);
+}
+
+function bundledText({ bundled_size: size, parts, kept }) {
+  return `${sizeText(size)} in ${counted(parts, "part")}${kept ? `; ${kept} of them were there already` : ""}`;
 }
 
 const reachedText = ({ stored_share: share, bytes_done: done, bytes_total: total }) => `${percentText(share)}, ${ofText(done, total)}`;
@@ -732,7 +736,7 @@ function drawTrouble() {
   setText(part(box, "message"), trouble.message);
   const again = trouble.retry || trouble.over ? "" : "The page tries again by itself";
   const since = seenAt && `This is the state of ${seenAt.toLocaleTimeString()}`;
-  setText(part(box, "hint"), [trouble.hint, again, since].filter(Boolean).join(". "));
+  setText(part(box, "hint"), [trouble.hint, again, since].filter(Boolean).map(sentence).join(" "));
   $("retry").hidden = !trouble.retry;
   box.hidden = false;
 }
