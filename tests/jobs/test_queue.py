@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.settings import OnStop
+from amistream.states import UNFINISHED
 from jobs.queueing import PATIENCE_S, RESULT, Hands, ended, left_behind, request, running
 
 
@@ -85,6 +87,20 @@ async def test_what_was_being_removed_is_removed(resume: bool, tmp_path: Path) -
         assert (what, job.id) == ("clean", view.id)
         await scene.hands.end(job, State.CANCELLED)
         assert await scene.next_step(job) is NextStep.OVER
+
+
+@pytest.mark.parametrize(("remove", "wait"), [(True, timedelta(minutes=15)), (False, timedelta(0))])
+async def test_a_removal_that_waits_is_only_shown(remove: bool, wait: timedelta, tmp_path: Path) -> None:
+    """A removal that looks again later waits for its time, and a command that only lists jobs begins none."""
+    left = {"state": State.CANCELLED, "resumable": True, "looks_again_at": datetime.now(UTC) + wait}
+    view = await left_behind(tmp_path, NextStep.CLEANING, by_itself=False, **left)
+    async with running(tmp_path) as scene:
+        await scene.queue.recover(resume=False, remove=remove)
+        assert [job.view() for job in scene.queue.chosen([UNFINISHED])] == [view]
+        assert scene.hands.calls == []
+        again = await scene.queue.cancel(view.id)
+        assert await scene.hands.wait_begun() == ("clean", again)
+        await scene.hands.end(again, State.CANCELLED)
 
 
 async def test_what_is_over_is_only_shown(tmp_path: Path) -> None:

@@ -65,14 +65,21 @@ def follow_in_process(
 
 
 def ask_in_process(
-    question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None, keys: AccessKeys | None = None
+    question: Callable[[JobQueue], Awaitable[_Answer]],
+    config: Path | None,
+    keys: AccessKeys | None = None,
+    *,
+    remove: bool = True,
 ) -> _Answer:
-    """Answer one question about the jobs of the state directory that no daemon is running."""
+    """Answer one question about the jobs of the state directory that no daemon is running.
+
+    With `remove` finish the removals of earlier processes, too, which changes the states of their jobs.
+    """
     settings = load(config)
 
     async def ask() -> _Answer:
         async with Aws(settings, keys) as aws, open_queue(settings, aws, by_itself=False) as queue:
-            await queue.recover(resume=False)
+            await queue.recover(resume=False, remove=remove)
             return await question(queue)
 
     return run(ask)

@@ -128,7 +128,7 @@ class Jobs:
         if self._in_process:
             from amistream.cli.in_process import ask_in_process
 
-            return ask_in_process(here, self._config)
+            return ask_in_process(here, self._config, remove=False)
         import asyncio
 
         from amistream.cli.client import Client

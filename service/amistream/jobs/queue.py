@@ -127,15 +127,19 @@ class JobQueue:
         """The jobs of a list, oldest first, as `Roster.chosen` has it."""
         return self._roster.chosen(states, label, limit)
 
-    async def recover(self, *, resume: bool) -> None:
-        """Take up the jobs of earlier processes: finish every removal that began, and with `resume` every bundle.
+    async def recover(self, *, resume: bool, remove: bool = True) -> None:
+        """Take up the jobs of earlier processes: with `remove` every removal that began, with `resume` every bundle.
 
         Jobs that ran without a daemon are only remembered: their users may resume them. So are those with a name:
-        another host may have them by now, and they need a lease.
+        another host may have them by now, and they need a lease. The removal of a job without a daemon that is to look
+        again later does so then: otherwise each command would wait for its answers.
         """
         for entry in await self._journal.all():
             job = self._roster.remember(entry)
-            removes = entry.next_step is NextStep.CLEANING
+            removes = entry.next_step is NextStep.CLEANING and remove
+            if removes and not entry.by_itself and job.looks_again_at and job.looks_again_at > datetime.now(UTC):
+                self._look_again_at(job, job.looks_again_at)
+                continue
             continues = entry.next_step is not NextStep.OVER and job.state is State.INTERRUPTED and entry.by_itself
             continues = continues and not entry.name
             if not removes and not (continues and resume):
@@ -386,8 +390,11 @@ class JobQueue:
             del self._tasks[job_id]
             job = self.get(job_id)
             if job.looks_again_at is not None and not self.stopping:
-                wait_s = (job.looks_again_at - datetime.now(UTC)).total_seconds()
-                self._looks[job_id] = asyncio.get_running_loop().call_later(wait_s, self._look_again, job)
+                self._look_again_at(job, job.looks_again_at)
+
+    def _look_again_at(self, job: Job, at: datetime) -> None:
+        wait_s = (at - datetime.now(UTC)).total_seconds()
+        self._looks[job.id] = asyncio.get_running_loop().call_later(wait_s, self._look_again, job)
 
     def _look_again(self, job: Job) -> None:
         """Remove what came late of a job that was removed, unless somebody took it up meanwhile."""
