@@ -92,7 +92,7 @@ bench: $(VENV)/.installed-bench | system-bench ## the benchmarks (ARGS=--list sh
 
 docs: $(MANUAL)/.installed ## the manual as a site, in build/manual/site; a broken link is an error
 	@rm -rf build/manual && mkdir -p build/manual
-	cp -r docs build/manual/docs && cp config/manual.yml build/manual/mkdocs.yml
+	cp -r docs build/manual/docs && cp config/manual.css build/manual/docs && cp config/manual.yml build/manual/mkdocs.yml
 	$(MANUAL)/bin/zensical build --strict --config-file build/manual/mkdocs.yml
 
 dist: $(DIST)/.installed ## build installations for hosts without Python into dist/ (ARGS='--arch x86_64' for one)

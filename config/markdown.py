@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -16,6 +17,12 @@ def _row(cells: Iterable[str]) -> str:
 
 def cell(text: str) -> str:
     """The text for a cell, in which only backticks, links and emphasis by underscores are Markdown."""
-    pieces = " ".join(text.replace("|", "\\|").split()).split("`")
-    pieces[::2] = [each.replace("*", "\\*").replace("<", "&lt;") for each in pieces[::2]]
-    return "`".join(pieces)
+    pieces = " ".join(text.split()).split("`")
+    pieces[::2] = [each.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;") for each in pieces[::2]]
+    pieces[1::2] = [_code(each) for each in pieces[1::2]]
+    return "".join(pieces)
+
+
+def _code(text: str) -> str:
+    """A span of code. One with a bar is HTML: not every renderer takes the backslash before a bar away again."""
+    return f"<code>{escape(text, quote=False).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
