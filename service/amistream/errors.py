@@ -7,6 +7,7 @@ and their scripts. The program itself decides by class or by a declared attribut
 
 from __future__ import annotations
 
+import errno
 from http import HTTPStatus
 from typing import ClassVar, Self
 
@@ -255,6 +256,12 @@ class NameTakenError(StoreError):
     """Another AMI of the account has the name."""
 
 
+class ShortageError(JobError):
+    """The process gets no more memory, files or threads: a limit is too low, or the host is too small. Mendable."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class RegisterError(JobError):
     """EC2 did not register the AMI; the bundle is complete and kept."""
 
@@ -286,9 +293,33 @@ def system_error(error: OSError) -> RefusedError:
     )
 
 
+def shortage_of(error: Exception) -> ShortageError | None:
+    """The error for an exception that says that the process gets no more memory, files or threads."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return ShortageError(
+            "host.no_memory",
+            "cannot continue: the process gets no more memory",
+            hint="raise its limit (MemoryMax= of the unit, ulimit -v), or give a smaller memory_limit or max_jobs",
+        )
+    if number in {errno.EMFILE, errno.ENFILE}:
+        return ShortageError(
+            "host.no_descriptors",
+            "cannot continue: the process can open no more files",
+            hint="raise its limit (LimitNOFILE= of the unit, ulimit -n), or run fewer jobs at once: max_jobs",
+        )
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return ShortageError(
+            "host.no_threads",
+            "cannot continue: the process can start no more threads",
+            hint="raise its limit (TasksMax= of the unit, ulimit -u), or give a smaller max_jobs or workers",
+        )
+    return None
+
+
 def bug_error(error: Exception) -> AmistreamError:
     """The error to show for an unexpected exception."""
-    return AmistreamError(
+    return shortage_of(error) or AmistreamError(
         "internal.bug",
         f"cannot continue: an error in amistream itself ({type(error).__name__})",
         hint="please report it with the log of this job",

@@ -110,12 +110,12 @@ def test_nothing_is_asked_on_the_standard_input(tmp_path: Path) -> None:
 
 def test_standard_files_that_are_closed(tmp_path: Path) -> None:
     """Without any standard file the daemon serves and stops as with them, and none of its files takes their numbers."""
-    command = [AMISTREAMD, "--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state"]
+    options: list[str | Path] = ["--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE_S)
         environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
-        closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+        closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", AMISTREAMD, *options]
         with subprocess.Popen(closed, env=environment) as process:
             try:
                 while b"READY=1" not in manager.recv(4096):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -171,6 +172,30 @@ async def test_a_bug_while_a_later_run_checks(scene: Scene, monkeypatch: pytest.
     assert job.error is not None
     assert (job.error.code, job.resumable) == ("internal.bug", False)
     assert scene.files() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "host.no_memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "host.no_descriptors"),
+        (RuntimeError("can't start new thread"), "host.no_threads"),
+    ],
+)
+async def test_a_shortage_while_a_later_run_checks(
+    error: Exception, code: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is too small for a while is no bug: all parts are kept."""
+    job = await scene.run(room=5)
+
+    async def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preflight, "check", fail)
+        job = await scene.again(job)
+    assert job.error is not None
+    assert (job.error.code, job.resumable, len(scene.files())) == (code, True, 5)
 
 
 @KEEP

@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from amistream import __version__
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
 from amistream.cli.quick import FULL_HELP, help_text
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, system_error
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, shortage_of, system_error
 from amistream.process import keep_secrets_in
 
 GROUPS = {
@@ -178,6 +178,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost handler: every error becomes one line
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
+        if (shortage := shortage_of(error)) is not None:
+            return _fail(shortage, arguments)
         if isinstance(error, OSError):
             return _fail(system_error(error), arguments)
         return _fail(

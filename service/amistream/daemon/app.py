@@ -34,7 +34,7 @@ from amistream.daemon.listener import BACKLOG
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
-from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
+from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError, shortage_of
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 from amistream.values import KIB
@@ -183,7 +183,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         if isinstance(refusal, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = refusal.headers["Allow"]
         return response
-    except Exception:
+    except Exception as error:
+        if (shortage := shortage_of(error)) is not None:
+            return error_response(shortage)
         LOG.exception("daemon.bug", method=request.method, path=request.path)
         return error_response(
             AmistreamError(

@@ -27,9 +27,11 @@ from amistream.errors import (
     NotJournaledError,
     RefusedError,
     RegisterError,
+    ShortageError,
     StoreError,
     TakenError,
     bug_error,
+    shortage_of,
 )
 from amistream.events import JobKind, State
 from amistream.flow.cancel import finish_despite_cancel
@@ -157,6 +159,9 @@ class Engine:
         except AmistreamError as error:
             await self._fail(job, run, error)
         except Exception as error:
+            if (shortage := shortage_of(error)) is not None:
+                await self._fail(job, run, shortage)
+                return
             log.exception("job.bug")
             await self._undo(job, run, End(State.FAILED, error=bug_error(error)))
 
@@ -177,7 +182,7 @@ class Engine:
 
     async def _fail(self, job: Job, run: Run, error: AmistreamError) -> None:
         """Keep what is stored if a later run can use it, else remove it."""
-        mendable = isinstance(error, StoreError | RegisterError) and not isinstance(error, TakenError)
+        mendable = isinstance(error, StoreError | RegisterError | ShortageError) and not isinstance(error, TakenError)
         journal_broken = isinstance(error, JournalError)
         keep = (mendable and run.worth_keeping) or (journal_broken and run.kept > 0)
         # A failed check says nothing about what earlier runs stored; only another's object in their place does.
