@@ -127,7 +127,7 @@ def test_github_actions() -> None:
 
 
 @pytest.mark.examples
-def test_cloud_init(pytestconfig: pytest.Config) -> None:
+def test_cloud_init() -> None:
     """The user data has the form that cloud-init's own schema gives it."""
     [*schemas] = (ROOT / ".venv-examples").rglob(CLOUD_CONFIG)
     if not schemas:

@@ -37,8 +37,6 @@ BATCH_BYTES = MIB
 """Bytes of the messages of a request. AWS limit."""
 LONGEST_POLL_S = 20
 """AWS limit."""
-LONGEST_HOLD_S = 43_200
-"""Seconds for which a message can be held, counted from its receive: extending does not renew them. AWS limit."""
 _MOVING_S = 60
 """Seconds in which a dead letter that was received is moved."""
 

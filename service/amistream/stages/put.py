@@ -91,10 +91,6 @@ class Put:
         self._under_way: set[float] = set()
         self.gate = Gate(puts)
         self.blocks_stored = 0
-        self.blocks_sent = 0
-        """Blocks handed to the wire, repeats included."""
-        self.throttled = 0
-        """Puts that the service refused because there were too many."""
 
     @property
     def bytes_in_flight(self) -> int:
@@ -159,7 +155,6 @@ class Put:
         what = f"put block {block.index} of {self._snapshot_id}"
 
         async def attempt(_: Alive) -> StoreError | None:
-            self.blocks_sent += 1
             try:
                 await self._writer.put(self._snapshot_id, block.index, data, block.digest)
             except (ThrottledError, NotVisibleError) as refusal:
@@ -194,7 +189,6 @@ class Put:
             # The adapter says when it is for good.
             return _LONGEST_INVISIBLE_S
         if isinstance(refusal, ThrottledError):
-            self.throttled += 1
             self.gate.narrow(entered)
             if monotonic() - max(self._last_success, since) > self._patience_s:
                 raise _for_good(refusal, f"no block was taken for {self._patience_s:g} s")

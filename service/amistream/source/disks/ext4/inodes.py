@@ -21,7 +21,6 @@ _SPECIAL: Final = frozenset({0x1000, 0x2000, 0x6000, 0xC000})
 """Pipes, devices and sockets."""
 
 _EXTENTS: Final = 0x80000
-_EA_VALUE: Final = 0x200000
 _INLINE: Final = 0x10000000
 _MAP_LENGTH: Final = 60
 _FIELDS: Final = struct.Struct("<2HI18xH4xI4x60s4x2I6xH")
@@ -58,11 +57,6 @@ class Inode:
     def is_inline(self) -> bool:
         """The content is in the inode: in `map`, and what does not fit there in the attribute `system.data`."""
         return bool(self.flags & _INLINE)
-
-    @property
-    def is_attribute_value(self) -> bool:
-        """Not a file, but a long value of an extended attribute of others."""
-        return bool(self.flags & _EA_VALUE)
 
     @property
     def has_blocks(self) -> bool:
