@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.authority import make_authority
+from benchmarks.environ import CREDENTIALS
 from benchmarks.sink import REGION, STATS_PATH
 from benchmarks.timing import BenchmarkError
 
@@ -32,15 +32,7 @@ class Sink:
     def environ(self) -> dict[str, str]:
         """Environment for clients, without any of the user's own credentials."""
         trust = {"AWS_CA_BUNDLE": str(self.ca)} if self.ca else {}
-        return {
-            "AWS_ACCESS_KEY_ID": "benchmark",
-            "AWS_SECRET_ACCESS_KEY": "benchmark",
-            "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            **trust,
-        }
+        return {**CREDENTIALS, "AWS_REGION": REGION, **trust}
 
     def stats(self) -> dict[str, Any]:
         """Its counters, see `sink.Stats`."""

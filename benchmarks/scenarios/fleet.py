@@ -16,6 +16,7 @@ from typing import Any
 from amistream.keys import CERTIFICATE_FILE, own_identity
 from amistream.values import MIB, manifest_name
 from benchmarks.bench import Bench, Scenario
+from benchmarks.environ import CREDENTIALS, plain_environ
 from benchmarks.fleet_model import Assumptions, most_hosts, on_paper, table
 from benchmarks.queue_endpoint import OBJECTS, REGION, STATS_PATH
 from benchmarks.results import Column, Outcome
@@ -74,7 +75,7 @@ def _bundle(bench: Bench) -> Path:
     command = [str(Path(sys.executable).with_name("amistream")), "bundle", str(volume), "--to", str(bundle)]
     command += ["--in-process", "--account", "123456789012", "--region", REGION, "--part-size", "256KiB"]
     command += ["--ec2-cert", str(bench.scratch / "ec2" / CERTIFICATE_FILE)]
-    environ = {**_plain_environ(), "AMISTREAM_STATE_DIR": str(bench.scratch / "fleet-state")}
+    environ = {**plain_environ(), "AMISTREAM_STATE_DIR": str(bench.scratch / "fleet-state")}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchmarkError(f"cannot make the bundle of the fleet: {done.stderr[-800:]}")
@@ -82,7 +83,7 @@ def _bundle(bench: Bench) -> Path:
 
 
 def _measure(bundle: Path, place: Path, hosts: int) -> dict[str, float]:
-    with _running([sys.executable, "-m", "benchmarks.queue_endpoint"], _plain_environ()) as (port, _):
+    with _running([sys.executable, "-m", "benchmarks.queue_endpoint"], plain_environ()) as (port, _):
         url = f"http://127.0.0.1:{port}"
         for path in bundle.iterdir():
             _ask(f"{url}/{BUCKET}/{path.name}", "PUT", path.read_bytes())
@@ -117,22 +118,14 @@ def _measure(bundle: Path, place: Path, hosts: int) -> dict[str, float]:
 def _environ(url: str) -> dict[str, str]:
     queue = f"{url}/123456789012"
     return {
-        **_plain_environ(),
-        "AWS_ACCESS_KEY_ID": "benchmark",
-        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        **plain_environ(),
+        **CREDENTIALS,
         "AWS_REGION": REGION,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_ENDPOINT_URL": url,
         "AMISTREAM_QUEUE_URL": f"{queue}/jobs",
         "AMISTREAM_RESULTS": f"sqs:{queue}/results",
         "AMISTREAM_QUEUE_SOURCES": f"s3://{BUCKET}",
     }
-
-
-def _plain_environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "EC2_", "AMISTREAM_"))}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from amistream.keys import CERTIFICATE_FILE, own_identity
 from amistream.values import MIB
 from benchmarks.bench import Bench, Scenario
+from benchmarks.environ import plain_environ
 from benchmarks.results import Column, Goal, Outcome
 from benchmarks.timing import BenchmarkError, Cost, alternate, run_program
 
@@ -40,7 +41,7 @@ def run(bench: Bench) -> Outcome:
     reach = ["--socket", str(directory / "socket")]
     outcome = Outcome("start", COLUMNS, {"kind": bench.inputs.kind, "size": MIB}, notes=[NOTE])
     environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "EC2_", "AMISTREAM_"))},
+        **plain_environ(),
         "AMISTREAM_STATE_DIR": str(directory / "state"),
     }
     # Any certificate will do as EC2's: nobody opens these bundles.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from amistream.keys import CERTIFICATE_FILE, own_identity
 from amistream.values import GIB
 from benchmarks.bench import Bench, Scenario
+from benchmarks.environ import plain_environ
 from benchmarks.results import Column, Outcome
 from benchmarks.timing import BenchmarkError, alternate, run_program
 
@@ -137,8 +138,7 @@ def _running_server(directory: Path) -> Iterator[Endpoint]:
 
 
 def _environ(endpoint: Endpoint) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AMISTREAM_"))}
-    return {**plain, **endpoint.environ()}
+    return {**plain_environ(), **endpoint.environ()}
 
 
 SCENARIO = Scenario("uploads", "the upload alone, into SeaweedFS, beside aws s3 cp, rclone and s5cmd", "1 min", run)
