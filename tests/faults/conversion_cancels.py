@@ -11,12 +11,10 @@ more, and end at SIGTERM.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -28,6 +26,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from faults.conversion_soak import KINDS, ConversionSoak
+from faults.script import Script, working_directory
 from support.ebs_endpoint import run_ebs
 from support.keys import make_keys
 from support.processes import Killable
@@ -90,9 +89,8 @@ class Cancels(ConversionSoak):
         """Let a conversion end, and remove what it made; returns its seconds."""
         started = time.monotonic()
         job_id = self._ask("POST", "/v1/jobs", body)["id"]
-        self._wait_ended(job_id)
+        job = self._wait_ended(job_id)
         took_s = time.monotonic() - started
-        job = self._ask("GET", f"/v1/jobs/{job_id}")
         assert job["state"] == "done", job
         self._conversions.holds(job["result"]["snapshot_id"])
         self._clear()
@@ -111,10 +109,9 @@ class Cancels(ConversionSoak):
         if held != "PutSnapshotBlock":
             time.sleep(self._dice.uniform(0, LONGEST_HELD_S))
             self._let_go(held)
-        self._wait_ended(job_id)
+        job = self._wait_ended(job_id)
         self.score.longest_s = max(self.score.longest_s, round(time.monotonic() - started, 2))
         self._let_go(held)
-        job = self._ask("GET", f"/v1/jobs/{job_id}")
         if job["state"] == "done":
             self.score.too_late += 1
             self._clear()
@@ -151,18 +148,17 @@ def _threads(daemon: Killable) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cancels", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
-    started = time.monotonic()
+    script = Script(__doc__)
+    script.add_argument("--cancels", type=int, default=20)
+    script.add_seed()
+    script.add_directory()
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cancels-")))
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = stack.enter_context(working_directory("cancels", options.directory))
         endpoint = stack.enter_context(stack.enter_context(run_ebs()).account())
-        print(Cancels(directory, endpoint, make_keys(directory), options.seed).cancel(options.cancels))  # noqa: T201 - the script's answer
-    print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
+        script.put(
+            Cancels(directory, endpoint, make_keys(directory), options.seed).cancel(options.cancels), seed=options.seed
+        )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ a former version made EBS refuse the completion, the job must have failed, and n
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -30,6 +28,7 @@ if __name__ == "__main__":
 
 from amistream.ports.snapshots import BLOCK
 from faults.conversion_soak import KINDS, ConversionSoak
+from faults.script import Script, working_directory
 from support.ebs_endpoint import run_ebs
 from support.keys import make_keys
 
@@ -97,8 +96,7 @@ class Kills(ConversionSoak):
         self._endpoint.clear_faults()
         with self._daemon():
             self._let_go()
-            self._wait_ended(job_id)
-            job = self._ask("GET", f"/v1/jobs/{job_id}")
+            job = self._wait_ended(job_id)
         self._let_go()
         self._judge_one(job)
         self.score.blocks += len(self._conversions.blocks)
@@ -155,26 +153,23 @@ class Kills(ConversionSoak):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
+    script = Script(__doc__)
+    script.add_argument("--kills", type=int, default=100)
+    script.add_seed()
+    script.add_argument(
         "--longest",
         type=float,
         default=1.5,
         metavar="S",
         help="of a run of the daemon (default: 1.5); a busy machine needs more, or all kills come during the checks",
     )
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
-    started = time.monotonic()
+    script.add_directory()
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convert-kills-")))
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = stack.enter_context(working_directory("convert-kills", options.directory))
         endpoint = stack.enter_context(stack.enter_context(run_ebs()).account())
         kills = Kills(directory, endpoint, make_keys(directory), options.seed, options.longest)
-        print(kills.kill(options.kills))  # noqa: T201 - the script's answer
-    print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
+        script.put(kills.kill(options.kills), seed=options.seed)
 
 
 if __name__ == "__main__":

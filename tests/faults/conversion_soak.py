@@ -11,15 +11,13 @@ no more blocks may have been put than the image has, those that were not entered
 
 from __future__ import annotations
 
-import argparse
-import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +25,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amistream.stages.put import ENTERED_AT_ONCE
+from faults.script import Script, working_directory
 from jobs.converting import Conversions, make_disk
 from support.commands import COMMANDS
 from support.daemons import owner
 from support.ebs_endpoint import run_ebs
 from support.keys import make_keys
 from support.processes import Killable
-from support.unix_http import UnixConnection
+from support.unix_http import ask, is_healthy, wait_ended
 
 if TYPE_CHECKING:
     from support.ebs_endpoint import EbsEndpoint
@@ -116,8 +115,7 @@ class ConversionSoak:
             endpoint.clear_faults()
             endpoint.let_go()
         with self._daemon():
-            self._wait_ended(job_id)
-            job = self._ask("GET", f"/v1/jobs/{job_id}")
+            job = self._wait_ended(job_id)
         if not kills:
             self.verdict.missed.append(f"{operation} {nth} {side}")
         self._judge(job, before, kills)
@@ -179,7 +177,7 @@ class ConversionSoak:
         log = self._directory / f"daemon-{self._starts:03d}.log"
         process = Killable(argv, log=log, environ=environ, directory=self._directory, forked=True)
         try:
-            process.wait_ready(self._answers)
+            process.wait_ready(partial(is_healthy, self._socket))
             yield process
         finally:
             process.stop()
@@ -194,28 +192,11 @@ class ConversionSoak:
             time.sleep(0.01)
         return True
 
-    def _wait_ended(self, job_id: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not _ended(job := self._ask("GET", f"/v1/jobs/{job_id}")):
-            assert time.monotonic() < deadline, job
-            time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self._ask("GET", "/v1/health")["status"] == "ok")
-        except OSError:
-            return False
+    def _wait_ended(self, job_id: str) -> dict[str, Any]:
+        return wait_ended(self._socket, job_id, PATIENCE_S)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        connection = UnixConnection(self._socket)
-        try:
-            connection.request(method, path, json.dumps(body) if body else None)
-            answer = connection.getresponse()
-            document = json.loads(answer.read())
-            assert answer.status < 400, document
-            return document
-        finally:
-            connection.close()
+        return ask(self._socket, method, path, body)
 
 
 def _ended(job: dict[str, Any]) -> bool:
@@ -228,19 +209,16 @@ def soak(wishes: Wishes, directory: Path, endpoint: EbsEndpoint, keys: KeyRing, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", default=",".join(KINDS), metavar="KIND,..", help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--rounds", type=int, default=1, help="kills of each job (default: 1)")
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
-    started = time.monotonic()
+    script = Script(__doc__)
+    script.add_argument("--kinds", default=",".join(KINDS), metavar="KIND,..", help=f"of {', '.join(KINDS)}")
+    script.add_argument("--rounds", type=int, default=1, help="kills of each job (default: 1)")
+    script.add_directory()
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convert-soak-")))
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = stack.enter_context(working_directory("convert-soak", options.directory))
         endpoint = stack.enter_context(stack.enter_context(run_ebs()).account())
         wishes = Wishes(kinds=options.kinds.split(","), rounds=options.rounds)
-        print(soak(wishes, directory, endpoint, make_keys(directory)))  # noqa: T201 - the script's answer
-    print(f"{time.monotonic() - started:.0f} s")  # noqa: T201 - the script's answer
+        script.put(soak(wishes, directory, endpoint, make_keys(directory)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ bug and no secret. Every message follows from the seed and its number.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
@@ -20,7 +19,6 @@ import random
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -33,6 +31,7 @@ if __name__ == "__main__":
 
 from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, VerifyRequest
 from bundles.made import older_bundle, put_files
+from faults.script import Script, working_directory
 from support.buckets import create_bucket, remove_bucket
 from support.daemons import owner
 from support.endpoints import run_ministack
@@ -479,17 +478,17 @@ def fuzz(messages: int, seed: int, directory: Path, endpoint: Endpoint, keys: Ke
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_argument("--messages", type=int, default=500)
+    script.add_seed()
+    script.add_directory()
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-fuzz-")))
-        (directory / "keys").mkdir(parents=True, exist_ok=True)
+        directory = stack.enter_context(working_directory("fleet-fuzz", options.directory))
+        (directory / "keys").mkdir(exist_ok=True)
         keys = make_keys(directory / "keys")
         endpoint = stack.enter_context(run_ministack())
-        print(fuzz(options.messages, options.seed, directory, endpoint, keys))  # noqa: T201 - the script's answer
+        script.put(fuzz(options.messages, options.seed, directory, endpoint, keys), seed=options.seed)
 
 
 if __name__ == "__main__":

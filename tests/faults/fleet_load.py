@@ -11,10 +11,8 @@ the jobs, a job may take two requests to its queue beside the extensions, and an
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -27,6 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundles.made import older_bundle, put_files
+from faults.script import Script, working_directory
 from support.buckets import create_bucket, remove_bucket
 from support.endpoints import run_ministack
 from support.fleet_hosts import Host
@@ -218,16 +217,16 @@ def judge(figures: Figures) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--daemons", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=5000)
-    parser.add_argument("--queue-jobs", type=int, default=2, help="of each daemon at once (default: 2)")
-    parser.add_argument("--visibility", type=int, default=60, metavar="S", help="of messages (default: 60)")
-    parser.add_argument("--idle", type=float, default=0.0, metavar="S", help="look at idle daemons for so long")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_argument("--daemons", type=int, default=10)
+    script.add_argument("--jobs", type=int, default=5000)
+    script.add_argument("--queue-jobs", type=int, default=2, help="of each daemon at once (default: 2)")
+    script.add_visibility(60)
+    script.add_argument("--idle", type=float, default=0.0, metavar="S", help="look at idle daemons for so long")
+    options = script.parse_args()
     figures = Figures(daemons=options.daemons, jobs=options.jobs)
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-load-")))
+        directory = stack.enter_context(working_directory("fleet-load"))
         endpoint = stack.enter_context(run_ministack())
         measure(
             directory,
@@ -238,7 +237,7 @@ def main() -> None:
             visibility_s=options.visibility,
             idle_s=options.idle,
         )
-    print(figures)  # noqa: T201 - the script's answer
+    script.put(figures)
     judge(figures)
 
 

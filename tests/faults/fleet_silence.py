@@ -11,9 +11,7 @@ jobs must be done, and their bundles must be right.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from faults.script import Script, working_directory
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads, remove_bucket
 from support.daemons import owner
 from support.endpoints import run_ministack
@@ -147,16 +146,16 @@ def _changes(to_bucket: FaultProxy) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--visibility", type=int, default=30, metavar="S", help="of messages (default: 30)")
-    parser.add_argument("--silent", type=float, default=60.0, metavar="S", help="seconds of silence (default: 60)")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_visibility(30)
+    script.add_argument("--silent", type=float, default=60.0, metavar="S", help="seconds of silence (default: 60)")
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-silence-")))
+        directory = stack.enter_context(working_directory("fleet-silence"))
         endpoint = stack.enter_context(run_ministack())
         queues = stack.enter_context(open_queues(endpoint))
         times = {"visibility_s": options.visibility, "silent_s": options.silent}
-        print(silence(directory, endpoint, queues, make_keys(directory), **times))  # noqa: T201 - the script's answer
+        script.put(silence(directory, endpoint, queues, make_keys(directory), **times))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,12 @@ claims and unfinished uploads least of all; only poison may be a dead letter; an
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +34,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundles.made import older_bundle, put_files, stored_bytes
+from faults.script import Script, working_directory
 from jobs.converting import indices, make_disk
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads, remove_bucket
 from support.daemons import owner
@@ -437,14 +436,14 @@ def soak(wishes: Wishes, directory: Path, endpoint: Endpoint, ebs: EbsEndpoint, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--daemons", type=int, default=100)
-    parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--visibility", type=int, default=6, metavar="S", help="of messages (default: 6)")
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_argument("--daemons", type=int, default=100)
+    script.add_argument("--jobs", type=int, default=1000)
+    script.add_argument("--kills", type=int, default=10)
+    script.add_seed()
+    script.add_visibility(6)
+    script.add_directory()
+    options = script.parse_args()
     wishes = Wishes(
         daemons=options.daemons,
         jobs=options.jobs,
@@ -454,12 +453,10 @@ def main() -> None:
         is_loud=True,
     )
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-soak-")))
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = stack.enter_context(working_directory("fleet-soak", options.directory))
         endpoint = stack.enter_context(run_ministack())
         ebs = stack.enter_context(stack.enter_context(run_ebs()).account(like=endpoint))
-        print(soak(wishes, directory, endpoint, ebs, make_keys(directory)))  # noqa: T201 - the script's answer
-    print(f"seed {options.seed}")  # noqa: T201 - the script's answer
+        script.put(soak(wishes, directory, endpoint, ebs, make_keys(directory)), seed=options.seed)
 
 
 if __name__ == "__main__":

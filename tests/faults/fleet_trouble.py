@@ -11,10 +11,8 @@ message is received.
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundles.made import older_bundle, put_files
+from faults.script import Script, working_directory
 from support.buckets import create_bucket, remove_bucket
 from support.endpoints import run_ministack
 from support.fleet_hosts import Host
@@ -237,12 +236,12 @@ class Trouble:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each kind (default: 10)")
-    parser.add_argument("--only", default=",".join(ALL), metavar="NAMES", help=f"of {', '.join(ALL)}")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each kind (default: 10)")
+    script.add_argument("--only", default=",".join(ALL), metavar="NAMES", help=f"of {', '.join(ALL)}")
+    options = script.parse_args()
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-trouble-")))
+        directory = stack.enter_context(working_directory("fleet-trouble"))
         endpoint = stack.enter_context(run_ministack())
         queues = stack.enter_context(open_queues(endpoint))
         Trouble(directory, endpoint, queues, make_keys(directory), options.seconds).run(options.only.split(","))

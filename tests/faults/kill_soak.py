@@ -21,17 +21,18 @@ import json
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from faults.script import Script, working_directory
 from source.tree.images import opened, write_image
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads
 from support.commands import COMMANDS
@@ -41,7 +42,7 @@ from support.keys import make_keys
 from support.processes import Killable
 from support.proxy import Fault, FaultProxy, PauseReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle
-from support.unix_http import UnixConnection
+from support.unix_http import ask, is_healthy, wait_ended
 from support.volumes import ext4_image
 
 if TYPE_CHECKING:
@@ -253,26 +254,11 @@ class Soak:
         self._socket.unlink(missing_ok=True)
         log = self._directory / f"daemon-{self.verdict.kills:03d}.log"
         process = Killable(argv, log=log, environ=environ, directory=self._directory, forked=True)
-        process.wait_ready(self._answers)
+        process.wait_ready(partial(is_healthy, self._socket))
         return process
 
-    def _answers(self) -> bool:
-        try:
-            return bool(self._ask("GET", "/v1/health")["status"] == "ok")
-        except OSError:
-            return False
-
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, key: str = "") -> Any:
-        connection = UnixConnection(self._socket)
-        try:
-            headers = {"Idempotency-Key": key} if key else {}
-            connection.request(method, path, json.dumps(body) if body else None, headers)
-            answer = connection.getresponse()
-            document = json.loads(answer.read())
-            assert answer.status < 400, document
-            return document
-        finally:
-            connection.close()
+        return ask(self._socket, method, path, body, key)
 
     def _jobs(self) -> list[dict[str, Any]]:
         jobs: list[dict[str, Any]] = self._ask("GET", "/v1/jobs")["jobs"]
@@ -329,10 +315,8 @@ class Soak:
         return self._wishes.kinds[number % len(self._wishes.kinds)]
 
     def _wait_all_ended(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not all(map(_ended, self._jobs())):
-            assert time.monotonic() < deadline, self._jobs()
-            time.sleep(0.05)
+        for job in self._jobs():
+            wait_ended(self._socket, job["id"], PATIENCE_S)
 
     def _judge(self) -> None:
         jobs = {job["id"]: job for job in self._jobs()}
@@ -462,14 +446,14 @@ def soak(wishes: Wishes, directory: Path) -> Verdict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", type=_kinds, default=KINDS, metavar="KIND,..", help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--longest", type=float, default=1.2, metavar="S", help="of a run of the daemon (default: 1.2)")
-    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
-    options = parser.parse_args()
+    script = Script(__doc__)
+    script.add_argument("--kills", type=int, default=200)
+    script.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
+    script.add_seed()
+    script.add_argument("--kinds", type=_kinds, default=KINDS, metavar="KIND,..", help=f"of {', '.join(KINDS)}")
+    script.add_argument("--longest", type=float, default=1.2, metavar="S", help="of a run of the daemon (default: 1.2)")
+    script.add_directory()
+    options = script.parse_args()
     wishes = Wishes(
         kills=options.kills,
         seed=options.seed,
@@ -477,12 +461,9 @@ def main() -> None:
         longest_run_s=options.longest,
         kinds=options.kinds,
     )
-    started = time.monotonic()
     with ExitStack() as stack:
-        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
-        directory.mkdir(parents=True, exist_ok=True)
-        print(soak(wishes, directory))  # noqa: T201 - the script's answer
-    print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
+        directory = stack.enter_context(working_directory("kill-soak", options.directory))
+        script.put(soak(wishes, directory), seed=options.seed)
 
 
 def _kinds(text: str) -> list[str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 from botocore.exceptions import ClientError
 
 from amistream import log
@@ -23,10 +21,13 @@ from amistream.settings import LogFormat
 from amistream.stores.directory import DirectoryStore
 from jobs.work import request, running_engine, settings
 from security.leaks import Form, forms, forms_of_key, search
+from support.logs import restored_log
 from support.volumes import random_image
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
+
+__all__ = ["restored_log"]
 
 KEY, IV = bytes.fromhex("9c1fd3a87e02b6454f8ad0e7c3916b28"), bytes.fromhex("e54a07bc913df2680d85c97b2e4fa116")
 
@@ -91,23 +92,12 @@ def test_the_text_of_s3_errors_is_not_shown(code: str) -> None:
     assert search([Form("token", token.encode())], {"error": text.encode()}) == []
 
 
-@pytest.fixture
-def _logging_as_it_was() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger(log.OWN_LOGGERS)
-    before = root.handlers[:], root.level, own.level
-    yield
-    root.handlers[:], root_level, own_level = before
-    root.setLevel(root_level)
-    own.setLevel(own_level)
-    structlog.reset_defaults()
-
-
 def _forget_levels() -> None:
     """Clear the levels that loggers cache."""
     logging.getLogger("amistream.any").setLevel(logging.NOTSET)
 
 
-@pytest.mark.usefixtures("_logging_as_it_was")
+@pytest.mark.usefixtures("restored_log")
 @pytest.mark.parametrize("name", ["botocore", "botocore.auth", "aiobotocore", "aiohttp.client", "asyncio", "urllib3"])
 @pytest.mark.parametrize("log_format", LogFormat)
 def test_other_loggers_cannot_be_made_to_talk(
