@@ -95,12 +95,13 @@ class Report(_Result):
 
 
 class Transferred(_Result):
-    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already."""
+    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already: `kept_parts`."""
 
     manifest: str
     source: str
     parts: int
     kept: int
+    kept_parts: tuple[str, ...] = ()
     bundled_size: int
     elapsed_s: float
 

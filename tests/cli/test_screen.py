@@ -56,6 +56,20 @@ def test_every_state_and_notice_once() -> None:
     ]  # fmt: skip
 
 
+def test_notes_of_an_earlier_run() -> None:
+    """A command that takes a job up again shows the notes since then only, and its record has all of them."""
+    lines: list[str] = []
+    begin(job := make_job())
+    job.note("the clock is 3 s late")
+    again = job.again()
+    again.note("the clock is 5 s late")
+    with PlainScreen(lines.append, Showing(earlier_notes=False), Clock()) as screen:
+        for event in again._events:
+            screen.show(event)
+    assert [line for line in lines if line.startswith("note")] == ["note: the clock is 5 s late"]
+    assert again.notices == ("the clock is 3 s late", "the clock is 5 s late")
+
+
 def test_what_is_not_known_yet_is_left_out() -> None:
     """A progress line without a rate yet has no time left and no bottleneck in it."""
     early = PROGRESS.model_copy(update={"eta_s": None, "bottleneck": None, "rate": 0.0})

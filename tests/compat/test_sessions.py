@@ -67,6 +67,10 @@ def test_a_whole_session(
     done = good(old(line, to=seaweedfs, keys=False))
     assert "--secret-key on the command line" in done.stderr
     assert done.stdout.splitlines()[0] == "Uploaded image.img.part.00"
+    with seaweedfs.blocking_client() as s3:
+        s3.delete_object(Bucket=bucket, Key="bundles/bundle_name/image.img.part.01")
+    lines = ["Uploaded image.img.part.00 earlier", "Uploaded image.img.part.01", "Uploaded image.img.part.02 earlier"]
+    assert good(old(line, to=seaweedfs, keys=False)).stdout.splitlines()[:3] == lines
     download_bundle(seaweedfs, bucket, "bundles/bundle_name/", tmp_path / "stored")
     fits(tmp_path / "stored", image, key_ring)
 

@@ -131,6 +131,7 @@ async def copy_bundle(
         source=bundle.address,
         parts=meter.parts,
         kept=meter.parts_kept,
+        kept_parts=tuple(there),
         bundled_size=bundle.manifest.bundled_size,
         elapsed_s=round(time.monotonic() - started, 3),
     )

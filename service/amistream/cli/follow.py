@@ -74,7 +74,7 @@ def make_screen(shown: Showing) -> Screen:
     # rich takes a twentieth of a second to import, and scripts never see it.
     from amistream.cli.live import LiveScreen
 
-    return LiveScreen(stages=shown.stages)
+    return LiveScreen(stages=shown.stages, earlier_notes=shown.earlier_notes)
 
 
 def put_end(job: JobView, shown: Showing, *, option: str = "") -> int:

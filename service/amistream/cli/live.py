@@ -29,12 +29,12 @@ _COLOURS = {State.DONE: "green", State.FAILED: "red", State.REFUSED: "red", Stat
 class LiveScreen(Screen):
     """Uses the lower lines of the terminal until its end."""
 
-    def __init__(self, *, stages: bool = False) -> None:
+    def __init__(self, *, stages: bool = False, earlier_notes: bool = True) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._live = Live(
             console=self._console, auto_refresh=False, redirect_stdout=False, transient=sys.stdout.isatty()
         )
-        self._announced = Announced()
+        self._announced = Announced(earlier=earlier_notes)
         self._with_stages = stages
 
     def __enter__(self) -> Self:

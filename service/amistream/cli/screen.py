@@ -47,7 +47,7 @@ class _Lines(Screen):
         self._put = put
         self._shown = shown
         self._clock = clock
-        self._announced = Announced()
+        self._announced = Announced(earlier=shown.earlier_notes)
         self._next_line_at = 0.0
 
     def __enter__(self) -> Self:
@@ -113,13 +113,18 @@ class JsonScreen(_Lines):
 
 
 class Announced:
-    """The announced states and notices of a job; gives new ones only, so that none is shown twice."""
+    """The announced states and notices of a job; gives new ones only, so that none is shown twice.
 
-    def __init__(self) -> None:
+    Without `earlier` the notices of the first event count as announced: they are those of an earlier run.
+    """
+
+    def __init__(self, *, earlier: bool = True) -> None:
         self._state: State | None = None
-        self._notices = 0
+        self._notices: int | None = 0 if earlier else None
 
     def new_notices(self, job: JobView) -> list[str]:
+        if self._notices is None:
+            self._notices = len(job.notices)
         new = job.notices[self._notices :]
         self._notices += len(new)
         return list(new)

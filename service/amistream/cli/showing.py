@@ -18,12 +18,16 @@ NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Show no p
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """`progress` and `notes` go to stderr, the result to stdout; `as_json` is the form of all of them."""
+    """`progress` and `notes` go to stderr, the result to stdout; `as_json` is the form of all of them.
+
+    Without `earlier_notes` those are left out that the job had before the command.
+    """
 
     progress: bool = True
     notes: bool = True
     stages: bool = False
     as_json: bool = False
+    earlier_notes: bool = True
 
 
 def showing(*, quiet: bool, no_progress: bool, as_json: bool, verbose: bool = False) -> Showing:

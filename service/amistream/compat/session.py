@@ -27,6 +27,7 @@ from amistream.errors import DeniedError, NoBucketError, RefusedError, StoreErro
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.location import DirectoryLocation, parse_manifest_address, parse_s3_location
 from amistream.ports.store import ObjectStore, Store
+from amistream.reports import Transferred
 from amistream.settings import Settings
 from amistream.targets.opening import choose_file
 from amistream.values import AccessKeys, quoted
@@ -61,7 +62,7 @@ class OldSession(BundleSession):
 
     async def upload_from(
         self, manifest: Path, parts: Path, to: str, meter: Meter, *, region: str, whole: bool
-    ) -> Bundle:
+    ) -> tuple[Bundle, Transferred]:
         """Copy the bundle whose parts are in a directory; without `whole` the manifest is left out."""
         settings, named = self._settings, "" if region == ANY_REGION else region
         source = await open_place(DirectoryLocation(parts), settings, self._aws)
@@ -69,8 +70,7 @@ class OldSession(BundleSession):
         bundle = await find_bundle(source, manifest.name, copy=manifest)
         await check_bucket(target, settings, self._aws, self._note, region=named)
         store = target.store if whole else cast("ObjectStore", _WithoutCommit(target.store))
-        await upload(bundle, replace(target, store=store), settings, meter, self._note)
-        return bundle
+        return bundle, await upload(bundle, replace(target, store=store), settings, meter, self._note)
 
     async def unbundle_in(
         self, manifest: Path, parts: Path, directory: Path, private_key: Path, meter: Meter

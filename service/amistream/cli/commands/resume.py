@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, InProcessOption, JobArgument, JsonOption, SocketOption
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
@@ -26,4 +28,5 @@ def resume(
     Example: [bold]amistream resume 20250131-120000-5f3a9c[/bold]
     """
     shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
+    shown = replace(shown, earlier_notes=False)
     return Jobs(socket, config, in_process=in_process, detach=detach, shown=shown).resume(job_id)
