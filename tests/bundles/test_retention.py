@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from amistream.bundles.results import Inventory, JudgedBundle, ListedBundle, Pruned, Removed
-from amistream.bundles.retention import Retention, judge, prune
+from amistream.bundles.retention import Retention, doubt_about_groups, judge, prune
 from amistream.errors import RefusedError, StoreError
 from bundles.bucket import SIZES
 from bundles.made import images, older_bundle, put_files, register, work
@@ -90,6 +90,29 @@ def test_the_newest_stay() -> None:
         "b": "",
         "a": "",
     }
+
+
+def test_folders_that_look_like_hosts() -> None:
+    """One group of several hosts' folders has a notice with the option; folders of one host's dates have none."""
+
+    def doubt(*names: str, **changes: Any) -> str:
+        rule = {"keep_last": 1, "made_before": NOW - timedelta(hours=1), **changes}
+        judged = judged_of(*(listed(f"{name}/image", number) for number, name in enumerate(names, 1)), **rule)
+        return doubt_about_groups("s3://b/web", judged, Retention(**rule))
+
+    found = doubt("web-1/2026-11-29", "web-2/2026-11-29", "db")
+    assert "3 folders (db, web-1, web-2) count as one group: the newest 1 of all together stay" in found
+    assert "2 of them would have none left" in found
+    assert "--by-folder" in found
+    assert doubt("web-1", "web-2", by_folder=True) == ""
+    for names in (
+        ("2026-11-29", "2026-11-30", "20261128T0430"),
+        ("web-1-2026-11-29", "web-1-2026-11-30"),
+        ("20261122-214500-5f3a9c", "20261123-214500-aaaaaa"),
+        ("web-1/a", "web-1/b"),
+        (".", "."),
+    ):
+        assert doubt(*names) == "", names
 
 
 def test_age_and_ties() -> None:

@@ -7,6 +7,7 @@ a manifest are never touched: a job may be writing them.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ from amistream.bundles.remove import Removal
 from amistream.bundles.results import Inventory, JudgedBundle, ListedBundle, Pruned, PruneFailure, Removed
 from amistream.errors import AmistreamError, RefusedError
 from amistream.events import ErrorBody
+
+_NAMED = 5
+"""Folders that a notice names."""
+_DATE = re.compile(
+    r"[0-9]{4}[-_.]?[0-9]{2}[-_.]?[0-9]{2}([-_.T]?[0-9]{2}[-_.:]?[0-9]{2}([-_.:]?[0-9]{2})?Z?(-[0-9a-f]{6})?)?"
+)
+"""A date as part of a name, perhaps with the time of day, as in the id of a job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,29 @@ def _reason_to_keep(bundle: ListedBundle, whole: int, rule: Retention) -> str:
     if rule.asks_ec2 and bundle.images is None:
         return "EC2 does not report whether an AMI uses it"
     return ""
+
+
+def doubt_about_groups(location: str, judged: Sequence[JudgedBundle], rule: Retention) -> str:
+    """The notice for one group of bundles whose folders look like those of several hosts, or ''.
+
+    Folders that differ by a date only are those of one host.
+    """
+    folders: dict[str, list[JudgedBundle]] = defaultdict(list)
+    for bundle in judged:
+        folder, slash, _ = bundle.manifest.removeprefix(f"{location}/").partition("/")
+        if slash:
+            folders[folder].append(bundle)
+    hosts = {_DATE.sub("", folder).strip("-_. ") for folder in folders} - {""}
+    if rule.by_folder or len(hosts) < 2:  # noqa: PLR2004 - one is no doubt
+        return ""
+    names = sorted(folders)
+    shown = f"{', '.join(names[:_NAMED])}{', ...' if names[_NAMED:] else ''}"
+    emptied = sum(all(bundle.deletes for bundle in bundles) for bundles in folders.values())
+    lose = f", and {emptied} of them would have none left" if emptied else ""
+    return (
+        f"the bundles of {len(folders)} folders ({shown}) count as one group: the newest {rule.keep_last} of all "
+        f"together stay{lose}; if each is a host's, keep {rule.keep_last} of each with --by-folder"
+    )
 
 
 def still_agreed(now: Sequence[JudgedBundle], before: Sequence[JudgedBundle]) -> tuple[JudgedBundle, ...]:

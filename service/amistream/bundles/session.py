@@ -48,7 +48,7 @@ from amistream.bundles.results import (
     Removed,
     Unbundled,
 )
-from amistream.bundles.retention import Retention, judge, prune, pruned, still_agreed
+from amistream.bundles.retention import Retention, doubt_about_groups, judge, prune, pruned, still_agreed
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
@@ -230,6 +230,8 @@ class BundleSession:
         """
         inventory = await self.inventory(folder, ask_ec2=rule.asks_ec2)
         judged = judge(inventory, rule)
+        if doubt := doubt_about_groups(inventory.location, judged, rule):
+            self._note(doubt)
         if dry_run or not any(bundle.deletes for bundle in judged):
             return pruned(inventory, judged, dry_run=dry_run)
         if await confirm(pruned(inventory, judged, dry_run=True)):
