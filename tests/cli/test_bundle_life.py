@@ -148,6 +148,17 @@ async def test_json_of_every_command(
     assert json.loads(told.stdout)["error"]["code"] == "manifest.missing"
 
 
+async def test_a_folder_in_place_of_a_manifest(run: Run, cloud: Endpoint, bucket: str, bundle: Path) -> None:
+    """The one bundle in a folder is uploaded and registered; to delete it takes its manifest, which the hint names."""
+    assert (await run("upload", bundle.parent, f"s3://{bucket}/below")).status == 0
+    told = await run("register", f"s3://{bucket}/below", "--json")
+    image = Registered.model_validate_json(told.stdout)
+    assert image.manifest == f"s3://{bucket}/below/holes.img.manifest.xml"
+    for folder, whole in ((f"s3://{bucket}/below", image.manifest), (str(bundle.parent), str(bundle))):
+        told = await run("delete", folder, "--yes")
+        assert (told.status, f"give the manifest in it: {whole}" in told.stderr) == (3, True), told.stderr
+
+
 async def test_deletion_unasked(run: Run, cloud: Endpoint, bucket: str) -> None:
     """Without a terminal nothing is deleted unless --yes is given."""
     told = await run("delete", f"s3://{bucket}/holes.img.manifest.xml")

@@ -17,7 +17,7 @@ from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.recognise import MANIFEST_END
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import retry_policy
 from amistream.host.small_file import read_small_file
 from amistream.location import SCHEME, DirectoryLocation, Location, S3Location, no_manifest_error
@@ -128,13 +128,18 @@ async def read_manifest(path: Path) -> Manifest:
     return parse_manifest(await asyncio.to_thread(read), str(path))
 
 
+async def _manifests(place: Place, folder: str = "") -> list[str]:
+    """The names of the manifests in the place itself, or in a `folder` below it, which ends in a slash."""
+    if isinstance(place, BucketPlace):
+        entries = [listed.name async for listed in place.store.listed(folder, below=False)]
+    else:
+        entries = [folder + name for name in await aiofiles.os.listdir(f"{place.store.location}/{folder}")]
+    return sorted(name for name in entries if name.endswith(MANIFEST_END))
+
+
 async def only_manifest(place: Place) -> str:
     """The name of the only manifest in the folder; '' without one. Raises `RefusedError` for several."""
-    if isinstance(place, BucketPlace):
-        entries = [listed.name async for listed in place.store.listed("", below=False)]
-    else:
-        entries = await aiofiles.os.listdir(place.store.location)
-    found = sorted(name for name in entries if name.endswith(MANIFEST_END))
+    found = await _manifests(place)
     if len(found) > 1:
         raise RefusedError(
             "manifest.several",
@@ -151,15 +156,16 @@ async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = N
         return Bundle(place=place, manifest_name=manifest_name, manifest=await read_manifest(copy))
     address = f"{place.store.location.rstrip('/')}/{manifest_name}"
     if isinstance(place.location, DirectoryLocation) and await aiofiles.os.path.isdir(address):
-        raise no_manifest_error(address)
+        raise await _named(no_manifest_error(address), place, manifest_name)
     stored = await place.store.stat(manifest_name, read=False)
     if stored is None:
-        raise RefusedError(
+        missing = RefusedError(
             "manifest.missing",
             f"cannot find the manifest {address}: it is not there",
             hint="give a manifest's own name, as image.manifest.xml; `amistream list s3://BUCKET` shows a bucket's",
             field="manifest",
         )
+        raise await _named(missing, place, manifest_name)
     if stored.size > LARGEST:
         raise RefusedError(
             "manifest.bad",
@@ -169,3 +175,15 @@ async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = N
         )
     raw = await place.store.read(manifest_name, 0, stored.size)
     return Bundle(place=place, manifest_name=manifest_name, manifest=parse_manifest(raw, address))
+
+
+async def _named(error: RefusedError, place: Place, folder: str) -> RefusedError:
+    """The error with the manifests in its hint that lie in the folder of that name, if it has any and can be listed."""
+    try:
+        found = await _manifests(place, f"{folder}/")
+    except (OSError, StoreError):
+        return error
+    if not found:
+        return error
+    addresses = ", ".join(f"{place.store.location.rstrip('/')}/{name}" for name in found[:_NAMED])
+    return error.reworded(hint=f"give the manifest in it: {addresses}{', ...' if len(found) > _NAMED else ''}")

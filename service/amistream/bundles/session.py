@@ -115,13 +115,13 @@ class BundleSession:
                 hint="`amistream migrate` copies a bundle from bucket to bucket",
                 field="manifest",
             )
-        bundle = await self._bundle(address)
+        bundle = await self._bundle_to_read(address)
         target = await open_bucket(parse_s3_location(to), self._settings, self._aws, region=region)
         await check_bucket(target, self._settings, self._aws, self._note, region=region)
         return await upload(bundle, target, self._settings, meter, self._note)
 
     async def register(self, address: str, options: Registration, *, region: str = "") -> Registered:
-        bundle = await self._bundle(address, region=region)
+        bundle = await self._bundle_to_read(address, region=region)
         if isinstance(bundle.place, BucketPlace):
             await check_bucket(bundle.place, self._settings, self._aws, self._note, region=region)
         return await register_bundle(bundle, options, self._settings, self._aws, self._note)
@@ -297,15 +297,17 @@ class BundleSession:
                 "NoncurrentVersionExpiration"
             )
 
-    async def _bundle_to_read(self, address: str) -> Bundle:
+    async def _bundle_to_read(self, address: str, *, region: str = "") -> Bundle:
         """The bundle of this manifest or, if there is none of that name, the only one in the folder of this address."""
         try:
-            return await self._bundle(address)
+            return await self._bundle(address, region=region)
         except RefusedError as missing:
             if missing.code not in {"manifest.missing", "manifest.address"} or address.endswith(MANIFEST_END):
                 raise
             is_folder = address.startswith(SCHEME) or await aiofiles.os.path.isdir(address)
-            place = await open_place(parse_location(address), self._settings, self._aws) if is_folder else None
+            place = None
+            if is_folder:
+                place = await open_place(parse_location(address), self._settings, self._aws, region=region)
             if place is None or not (name := await only_manifest(place)):
                 raise
         return await find_bundle(place, name)
