@@ -678,13 +678,20 @@ async def test_two_that_upgrade_at_once(tmp_path: Path) -> None:
     assert await asyncio.gather(*(opened() for _ in range(8))) == [3] * 8
 
 
-async def test_a_job_of_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE jobs SET request = json_set(request, '$.invented', 1) WHERE id = ?",
+        "UPDATE jobs SET user = 'x' WHERE id = ?",
+    ],
+)
+async def test_a_job_of_another_version(statement: str, tmp_path: Path) -> None:
     """An unreadable job stays as it is, is reported when it is asked for, and does not hide the others."""
     async with Journal(tmp_path, by_itself=True) as journal:
         strange, plain = await entered(journal), await entered(journal)
     with sqlite3.connect(tmp_path / FILE) as database:
         row = (strange.id,)
-        database.execute("UPDATE jobs SET request = json_set(request, '$.invented', 1) WHERE id = ?", row)
+        database.execute(statement, row)
         before = database.execute("SELECT * FROM jobs WHERE id = ?", row).fetchall()
     database.close()
     async with Journal(tmp_path, by_itself=True) as journal:

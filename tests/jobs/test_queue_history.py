@@ -36,6 +36,7 @@ async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) ->
         assert [event async for event in old.events()] == [events[-1]]
         assert [event async for event in old.events(after=events[-2].id)] == [events[-1]]
         assert [event async for event in old.events(after=events[-1].id)] == []
+        assert [event async for event in old.events(after=events[-1].id + 86_400_000)] == [events[-1]]
         assert [first, *[event async for event in follower]] == [events[0], events[-1]]
 
 

@@ -106,7 +106,8 @@ class Engine:
             try:
                 await self._run(job)
             finally:
-                _log_end(job)
+                if job.state.ended:  # the queue ends a job that is stopped before its run has begun
+                    _log_end(job)
 
     async def clean(self, job: Job) -> None:
         """Remove everything that an ended job left. The job is cancelled then, or failed and still resumable."""

@@ -246,8 +246,11 @@ class Job:
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the events numbered above `after`, from the past on, until the job has ended.
 
-        Of a job that is shelved, even while its subscriber still reads, only the last event.
+        Of a job that is shelved, even while its subscriber still reads, only the last event. If `after` is above
+        the newest number, the clock was set back before this process began, and all events are new.
         """
+        if after > self._serial:
+            after = 0
         while True:
             changed = self._changed
             ended = self.state.ended

@@ -244,7 +244,7 @@ class Journal:
                 next_step=NextStep(row["fate"]),
                 by_itself=bool(row["by_itself"]),
                 confined=bool(row["confined"]),
-                user=row["user"],
+                user=None if row["user"] is None else int(row["user"]),
                 idempotency_key=row["idempotency_key"],
                 name=row["name"],
                 bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
