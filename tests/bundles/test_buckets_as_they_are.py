@@ -14,7 +14,7 @@ from amistream.errors import DeniedError
 from amistream.events import State
 from bundles.made import work
 from jobs.work import request, run, use_endpoint
-from support.buckets import list_keys
+from support.buckets import keep_versions, list_keys, remove_versions
 from support.proxy import Answer, Fault
 from support.volumes import random_image
 
@@ -94,8 +94,7 @@ async def test_a_denial_for_another_reason(
 def versioned(ministack: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch) -> str:
     use_endpoint(ministack, monkeypatch)
     bucket = make_bucket(ministack)
-    with ministack.blocking_client() as s3:
-        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    keep_versions(ministack, bucket)
     return bucket
 
 
@@ -107,13 +106,6 @@ def kept_sizes(endpoint: Endpoint, bucket: str) -> dict[str, int]:
     for each in found:
         sizes[each["Key"]] = sizes.get(each["Key"], 0) + each["Size"]
     return {key: size for key, size in sizes.items() if size}
-
-
-def remove_versions(endpoint: Endpoint, bucket: str) -> None:
-    with endpoint.blocking_client() as s3:
-        reply = s3.list_object_versions(Bucket=bucket)
-        for each in [*reply.get("Versions", []), *reply.get("DeleteMarkers", [])]:
-            s3.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
 
 
 @pytest.mark.parametrize("versions_too", [False, True])

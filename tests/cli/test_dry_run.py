@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import AsyncMock
 
 import pytest
 
@@ -15,7 +14,7 @@ from amistream.jobs.forecast import Forecast
 from amistream.values import MIB
 from cli.running import Cli
 from cli.test_in_process import identity
-from support.buckets import list_keys
+from support.buckets import keep_versions, list_keys, remove_versions
 from support.volumes import sparse_image
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ async def test_a_plan_comes_true(
     make_bucket: MakeBucket,
     key_ring: KeyRing,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The plan has the size, parts and requests of the bundle that is made afterwards, and leaves nothing stored."""
     bucket = make_bucket(cloud)
@@ -52,8 +50,9 @@ async def test_a_plan_comes_true(
     assert isinstance(result, BundleResult)
     assert (plan["pieces"], plan["requests"]) == (result.parts, len(list_keys(cloud, bucket)))
     assert abs(plan["sent_size"] - result.bundled_size) < 0.02 * result.bundled_size
-    monkeypatch.setattr("amistream.jobs.forecast.keeps_versions", AsyncMock(return_value=True))
+    keep_versions(cloud, bucket)
     told = await cli(*words, "-n")
+    remove_versions(cloud, bucket)
     assert "there is a bundle already" in told.stdout
     lines = told.stdout.rpartition("\n\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == ["read", "send", "time", "memory", "cost", "measured", "note"]

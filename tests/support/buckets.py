@@ -40,6 +40,19 @@ def remove_bucket(endpoint: Endpoint, bucket: str) -> None:
         s3.delete_bucket(Bucket=bucket)
 
 
+def keep_versions(endpoint: Endpoint, bucket: str) -> None:
+    with endpoint.blocking_client() as s3:
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+def remove_versions(endpoint: Endpoint, bucket: str) -> None:
+    """Delete all versions in a bucket, so that it can be removed."""
+    with endpoint.blocking_client() as s3:
+        reply = s3.list_object_versions(Bucket=bucket)
+        for each in [*reply.get("Versions", []), *reply.get("DeleteMarkers", [])]:
+            s3.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
+
+
 def list_keys(endpoint: Endpoint, bucket: str, prefix: str = "") -> list[str]:
     """Return the keys in the bucket that begin with `prefix`, sorted."""
     with endpoint.blocking_client() as s3:
