@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,28 @@ def faults_of(settings: Settings) -> list[AmistreamError]:
     return list(_faults(settings))
 
 
+def useless_roots(roots: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """The roots that allow nothing, because a root must be a real path, each with the reason."""
+    for root in roots:
+        real = Path(os.path.realpath(root))
+        if real != root:
+            yield root, f"it is a link to {real}"
+        elif not root.exists():
+            yield root, "it does not exist"
+
+
 def _faults(settings: Settings) -> Iterator[AmistreamError]:
     try:
         find_group(settings.socket_group)
     except AmistreamError as error:
         yield error
-    for root in settings.source_roots:
-        real = Path(os.path.realpath(root))
-        if real != root or not root.exists():
-            why = f"it is a link to {real}" if real != root else "it does not exist"
-            yield UsageError(
-                "settings.source_roots",
-                f"cannot allow {root} as one of source_roots: {why}",
-                hint="write the real path",
-                field="source_roots",
-            )
+    for root, why in useless_roots(settings.source_roots):
+        yield UsageError(
+            "settings.source_roots",
+            f"cannot allow {root} as one of source_roots: {why}",
+            hint="write the real path",
+            field="source_roots",
+        )
     try:
         if settings.certificate is not None and settings.private_key is not None:
             load_identity(settings.certificate, settings.private_key, exposed_too=settings.allow_exposed_key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -28,7 +28,7 @@ from amistream.checks import doctor
 from amistream.checks.findings import Finding
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
-from amistream.daemon.config_report import config_text, faults_of
+from amistream.daemon.config_report import config_text, faults_of, useless_roots
 from amistream.daemon.hooks import Hooks
 from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
@@ -41,9 +41,6 @@ from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, config_path, load
 from amistream.values import quoted
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLE = """\
 example:
@@ -83,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
             uvloop.run(serve(settings, listener, AccessPolicy(group=group)))
     except AmistreamError as error:
         # A message to the user, not a log event.
-        print(log.for_journal(f"amistreamd: {error}"), file=sys.stderr)  # noqa: T201
+        _say(f"amistreamd: {error}")
         return error.exit_status
     except KeyboardInterrupt:  # before `serve` set its signal handlers
         return EXIT_INTERRUPTED
@@ -174,11 +171,16 @@ def check_config(settings: Settings, config: Path | None) -> int:
     """Write every fault of the settings, or that there is none, and return the exit status."""
     faults = faults_of(settings)
     for fault in faults:
-        print(f"amistreamd: {fault}", file=sys.stderr)  # noqa: T201 - a message to the user, not a log event
+        _say(f"amistreamd: {fault}")
     if faults:
         return UsageError.exit_status
-    print(f"the configuration is valid: {config_path(config) or 'no file, the defaults'}", file=sys.stderr)  # noqa: T201
+    _say(f"the configuration is valid: {config_path(config) or 'no file, the defaults'}", logging.INFO)
     return EXIT_DONE
+
+
+def _say(text: str, level: int = logging.ERROR) -> None:
+    """Write a message to the user, which is no event of the log."""
+    print(log.for_journal(text, level), file=sys.stderr)  # noqa: T201
 
 
 def _make_state_dir(path: Path) -> None:
@@ -203,12 +205,8 @@ def _make_state_dir(path: Path) -> None:
 
 
 def _warn_of_roots(roots: Sequence[Path]) -> None:
-    """Warn of roots that allow nothing, because a root must be a real path."""
-    for root in roots:
-        real = Path(os.path.realpath(root))
-        if real != root or not root.exists():
-            reason = f"it is a link to {real}" if real != root else "it does not exist"
-            LOG.warning("settings.source_roots", root=str(root), reason=reason, hint="write the real path")
+    for root, reason in useless_roots(roots):
+        LOG.warning("settings.source_roots", root=str(root), reason=reason, hint="write the real path")
 
 
 def _parser() -> argparse.ArgumentParser:
