@@ -23,7 +23,7 @@ class AmistreamError(Exception):
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     is_failure: ClassVar[bool] = True
-    """False: nothing went wrong, and the user is told so without the program's name before it."""
+    """False: nothing went wrong, and the message has no program's name before it."""
 
     def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", request_id: str = "") -> None:
         super().__init__(as_utf8(message))

@@ -1,7 +1,7 @@
 """Sends notices of jobs that ended: to an EventBridge bus, an SNS topic or an SQS queue.
 
 A notice is one JSON document under an id. A transient failure is repeated, so that the same notice may arrive twice:
-receivers tell by the id. Errors are translated.
+receivers know it by the id. Errors are translated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Turns a request and the settings into a `Ready` job before the first byte is read, or refuses it.
 
-The other files of this room hold the checks; this file combines them. A refusal reports every failed check, the first
+The other files here hold the checks; this file combines them. A refusal reports every failed check, the first
 one as its cause; a risk becomes a notice. `doctor` runs the same checks.
 """
 

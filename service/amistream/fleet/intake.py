@@ -115,13 +115,13 @@ class Intake:
 
     async def run(self) -> None:
         async with task_group() as group:
-            helpers = [
+            beside = [
                 group.create_task(self._leases.run(), name="leases"),
                 group.create_task(self._deletions.run(), name="deletions"),
                 group.create_task(self._end_old_jobs(), name="old jobs"),
             ]
             if self._outbox is not None:
-                helpers.append(group.create_task(self._outbox.run(), name="outbox"))
+                beside.append(group.create_task(self._outbox.run(), name="outbox"))
             try:
                 # Its end waits for every message.
                 async with asyncio.TaskGroup() as messages:
@@ -129,14 +129,14 @@ class Intake:
                     receiving = messages.create_task(self._receive(messages), name="receive")
                     receiving.add_done_callback(self._end_receiving)
                     await self._stopping.wait()
-                    helpers += [
+                    beside += [
                         group.create_task(self._end_in_time(), name="drain"),
                         group.create_task(self._end_at_once(receiving), name="hurry"),
                     ]
                 await self._send_last_results()
             finally:
-                for helper in helpers:
-                    helper.cancel()
+                for task in beside:
+                    task.cancel()
                 self._over.set()
 
     def stop(self) -> None:

@@ -55,7 +55,7 @@ class Attempts:
     snapshot: JobSnapshot
     ec2: Ec2
     may_remove: bool
-    """The run has a lease. Without one, begun by hand, it cannot tell whether another host works on the job."""
+    """The run has a lease. Without one, begun by hand, it does not know whether another host works on the job."""
 
     async def completed(self) -> Snapshot | None:
         """The completed snapshot of the job; of several the one that is registered, or else the oldest.

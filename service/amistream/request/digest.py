@@ -1,4 +1,4 @@
-"""A digest of a request, by which hosts can tell two requests under one name apart."""
+"""A digest of a request, by which hosts find that two requests under one name differ."""
 
 from __future__ import annotations
 

@@ -109,6 +109,6 @@ def job_name(name: str, manifest: str) -> str:
         return plain
     digest = hashlib.sha256(plain.encode()).hexdigest()[:_DIGEST]
     room = _LONGEST_NAME - _DIGEST - 2
-    # The end tells more about a manifest than the begin.
+    # The end says more about a manifest than the begin.
     begin, end = fitting[: room // 3], fitting[-(room - room // 3) :]
     return f"{begin if len(fitting) > room else fitting}-{digest}" + (f"-{end}" if len(fitting) > room else "")

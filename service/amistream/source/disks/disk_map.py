@@ -147,7 +147,7 @@ def _examined(read: Reader, size: int, area: Area, *, frozen: bool) -> Area:
 
 
 def _used_blocks(read: Reader, size: int, file_system: FileSystem, *, frozen: bool) -> UsedBlocks | None:
-    """The used blocks of a file system; None for a kind whose blocks cannot be told. Raises `DoubtError`."""
+    """The used blocks of a file system; None for a kind whose blocks cannot be found. Raises `DoubtError`."""
     if file_system.kind in {"ext2", "ext3", "ext4"}:
         from amistream.source.disks.ext4 import used as ext4  # noqa: PLC0415 - a reader is loaded by its first volume
 

@@ -1,4 +1,4 @@
-"""The values that the parsers of this room return. Sizes and offsets in bytes."""
+"""The values that the parsers here return. Sizes and offsets in bytes."""
 
 from __future__ import annotations
 

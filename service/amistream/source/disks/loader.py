@@ -25,7 +25,7 @@ LAST_BLOCK_AT, _FIRST_BLOCK_AT = 500, 256
 _MOST_SECTORS = 4096
 """A core of 2 MiB; one with all modules that boot from a disk has 200 KiB."""
 _ZEROS = bytes(4096)
-"""A damaged core is told by a run of zeros: that of GRUB 2 is compressed, and GRUB legacy's has none either."""
+"""A damaged core is found by a run of zeros: that of GRUB 2 is compressed, and GRUB legacy's has none either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Core:
     partition: int | None
     """The number of the partition in which it lies; None for the gap and a bare file system."""
     whole: bool
-    """The core is there, as far as can be told."""
+    """The core is there, as far as can be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

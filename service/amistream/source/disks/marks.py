@@ -1,4 +1,4 @@
-"""Kinds of content that a mark alone tells, as a table of marks and places.
+"""Kinds of content that a mark alone shows, as a table of marks and places.
 
 amistream reads none of these further. They are known so that what an older file system left behind on the same
 partition is not taken for its content.

@@ -54,7 +54,7 @@ def _mbr_table(read: Reader, size: int, record: BootRecord) -> PartitionTable:
         return PartitionTable(kind=TableKind.NONE)  # its own boot code, with a mark but no table
     notes = ["the disk has a GPT, but its boot record does not stand for it"] if has_mark(read, size) else []
     if notes and (gpt := read_gpt(read, size)) and gpt.partitions:
-        doubt = doubt or notes[0]  # two tables that are right: nothing here tells which of them is in use
+        doubt = doubt or notes[0]  # two tables that are right: nothing here shows which of them is in use
     primary = _judge((as_partition(each, record.disk_id) for each in record.entries), size, [(0, SECTOR)])
     partitions = [*primary]
     number = FIRST_LOGICAL

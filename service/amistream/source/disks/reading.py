@@ -1,4 +1,4 @@
-"""Reading for the parsers of this room: a function that gives bytes, and the error for tables that cannot be trusted.
+"""Reading for the parsers here: a function that gives bytes, and the error for tables that cannot be trusted.
 
 A disk may come from anybody. So every parser checks each number before it is used, and reads and remembers no more than
 the disk's size explains.

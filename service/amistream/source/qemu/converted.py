@@ -244,7 +244,7 @@ def _other_files(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def descriptor_of(file: FileVolume) -> int:
-    return file._descriptor  # noqa: SLF001 - the volumes of this room share their files
+    return file._descriptor  # noqa: SLF001 - the volumes of this package share their files
 
 
 def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedError:

@@ -1,4 +1,4 @@
-"""Reads of one entry of a tree what its lstat does not tell: extended attributes, and where a file has holes."""
+"""Reads of one entry of a tree what its lstat does not show: extended attributes, and where a file has holes."""
 
 from __future__ import annotations
 

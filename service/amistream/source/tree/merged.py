@@ -49,7 +49,7 @@ class Seen:
         return self._about
 
     def open(self) -> int:
-        """Open the regular file that `about` tells of; it stays open until `close`. Raises OSError."""
+        """Open the regular file that `about` describes; it stays open until `close`. Raises OSError."""
         if self._file == _NONE:
             about = self.about()
             self._file = open_regular(self.name, self.above, about.st_dev, about.st_ino, just_seen=True)

@@ -1,4 +1,4 @@
-"""Makes the rows of a tree from what the kernel tells of its entries: as they are, emptied, or made up."""
+"""Makes the rows of a tree from what the kernel reports of its entries: as they are, emptied, or made up."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NOBODY = (1 << 64) - 1
 """The inode of a row that was made up."""
 
 KIND_BITS = stat.S_IFMT(0o777777)
-"""The bits of a mode that tell the kind of an inode."""
+"""The bits of a mode that give the kind of an inode."""
 _MOST_OF_ENTRY = entry_size(0) + 3
 """Bytes of an entry besides its name, padding included."""
 _TYPES = {
