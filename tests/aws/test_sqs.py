@@ -213,10 +213,16 @@ def bodies_of(asked: dict[str, Any]) -> list[str]:
 
 async def test_only_what_failed_for_a_moment_is_repeated() -> None:
     """Of a batch, what SQS failed to take is sent again, what it refuses is named, and the rest is left alone."""
-    client = Scripted(answering(b="InternalError", c="InvalidMessageContents"), all_well)
+
+    def first(arguments: dict[str, Any]) -> dict[str, Any]:
+        reply = answering(b="InternalError", c="InvalidMessageContents")(arguments)
+        return {**reply, "ResponseMetadata": {"RequestId": "4442587F", "HTTPStatusCode": 200}}
+
+    client = Scripted(first, all_well)
     failed = await Sqs(client, AT_AWS, QUICK).send(["a", "b", "c"])
     assert [bodies_of(each) for each in client.asked] == [["a", "b", "c"], ["b"]]
-    assert {index: error.code for index, error in failed.items()} == {2: "aws.InvalidMessageContents"}
+    named = {index: (error.code, error.request_id) for index, error in failed.items()}
+    assert named == {2: ("aws.InvalidMessageContents", "4442587F")}
 
 
 async def test_what_fails_again_and_again_is_named() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.errors import ConflictError, JobError, RefusedError
+from amistream.errors import ConflictError, RefusedError, StoreError
 from amistream.events import JobView, State
 from amistream.jobs.job import End, Job
 from cli.running import Cli
@@ -215,9 +215,8 @@ def _refused(job: Job) -> None:
 def _failed(job: Job) -> None:
     begin(job)
     job.note("a part was left behind")
-    job.end(
-        End(State.FAILED, error=JobError("store.lost", "cannot store part 3: the bucket is gone", hint="make it again"))
-    )
+    why = "cannot store part 3: the bucket is gone"
+    job.end(End(State.FAILED, error=StoreError("aws.NoSuchBucket", why, hint="make it again", request_id="4F9C")))
 
 
 def _cancelled(job: Job) -> None:
@@ -229,7 +228,11 @@ def _cancelled(job: Job) -> None:
     ("script", "status", "message"),
     [
         (_refused, 3, "amistream: cannot bundle /dev/xvda: it is empty\nfill it\n"),
-        (_failed, 4, "amistream: cannot store part 3: the bucket is gone\nmake it again\n"),
+        (
+            _failed,
+            4,
+            "amistream: cannot store part 3: the bucket is gone\nmake it again\nAWS knows the request as 4F9C\n",
+        ),
         (_cancelled, 4, "it was cancelled\n"),
     ],
 )
@@ -248,10 +251,10 @@ async def test_a_bad_end_is_told_to_machines(daemon: ScriptedDaemon, cli: Cli) -
     daemon.on_submit = _failed
     outcome = await cli(*PLAIN, "--json")
     error: dict[str, Any] = json.loads(outcome.stdout)["error"]
-    assert (outcome.status, error["code"]) == (4, "store.lost")
+    assert (outcome.status, error["code"]) == (4, "aws.NoSuchBucket")
     lines = [json.loads(line) for line in outcome.stderr.splitlines() if line.startswith("{")]
     assert [each["message"] for each in lines if each["type"] == "note"] == ["a part was left behind"]
-    assert (lines[-1]["type"], lines[-1]["error"]["code"]) == ("error", "store.lost")
+    assert (lines[-1]["type"], lines[-1]["error"]["code"]) == ("error", "aws.NoSuchBucket")
 
 
 async def test_detach_prints_the_id_only(daemon: ScriptedDaemon, cli: Cli) -> None:

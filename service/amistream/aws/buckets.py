@@ -215,7 +215,7 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:
     """Delete the probe, to find out whether the job can clean up after itself."""
     try:
-        async with asking("delete", timeout_s, bucket=bucket):
+        async with asking(f"delete s3://{bucket}/{key}", timeout_s, bucket=bucket):
             await client.delete_object(Bucket=bucket, Key=key)
     except StoreError as cause:
         first = cause.hint if cause.transient else "allow s3:DeleteObject"

@@ -140,7 +140,7 @@ class BusOutlet:
                 reply = await self.client.put_events(Entries=[entry])
                 for each in wanted(reply, "Entries"):
                     if code := each.get("ErrorCode"):
-                        raise translate(_refused(str(code), str(each.get("ErrorMessage") or "")), what)
+                        raise translate(_refused(str(code), str(each.get("ErrorMessage") or ""), reply), what)
                     if not each.get("EventId"):
                         raise IncompleteReplyError("has no EventId")
 
@@ -159,6 +159,7 @@ async def _one_by_one(
     return failed
 
 
-def _refused(code: str, message: str) -> ClientError:
+def _refused(code: str, message: str, reply: dict[str, Any]) -> ClientError:
     # EventBridge says in an entry only what went wrong, not whose fault it is; the table knows which codes pass.
-    return ClientError({"Error": {"Code": code, "Message": message}}, "PutEvents")
+    about = {**reply.get("ResponseMetadata", {}), "HTTPStatusCode": 0}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": about}, "PutEvents")

@@ -270,7 +270,7 @@ class Sqs:
             async with asking(what, self._retry.stall_s):
                 reply = await ask([{"Id": entry_id, **form} for entry_id, form in left.items()])
                 done = {each.get("Id") for each in reply.get("Successful", ())}
-                refused = {each.get("Id"): _of_entry(each, operation, what) for each in reply.get("Failed", ())}
+                refused = {each.get("Id"): _of_entry(each, operation, what, reply) for each in reply.get("Failed", ())}
                 if missing := left.keys() - done - refused.keys():
                     raise IncompleteReplyError(f"leaves out {len(missing)} of {len(left)} messages")
             failed.update({entry_id: refused[entry_id] for entry_id in left.keys() & refused.keys()})
@@ -325,11 +325,12 @@ def _halves(batch: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]]
     return dict(forms[:middle]), dict(forms[middle:])
 
 
-def _of_entry(entry: dict[str, Any], operation: str, what: str) -> StoreError:
-    """The error of one message in a batch."""
+def _of_entry(entry: dict[str, Any], operation: str, what: str, reply: dict[str, Any]) -> StoreError:
+    """The error of one message in a batch, under the id of the whole request."""
     status = 400 if entry.get("SenderFault") else 500
     answer = {"Error": {"Code": str(entry.get("Code", "")), "Message": str(entry.get("Message") or "")}}
-    return translate(ClientError({**answer, "ResponseMetadata": {"HTTPStatusCode": status}}, operation), what)
+    about = {**reply.get("ResponseMetadata", {}), "HTTPStatusCode": status}
+    return translate(ClientError({**answer, "ResponseMetadata": about}, operation), what)
 
 
 def _delivery(message: dict[str, Any]) -> Delivery:

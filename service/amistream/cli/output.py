@@ -86,8 +86,10 @@ def put_note(text: str) -> None:
 
 
 def put_error(error: AmistreamError) -> None:
-    """Write an error to stderr: its message, then on a new line its hint."""
+    """Write an error to stderr: its message, its hint, and the id of the request that AWS refused, on a line each."""
     put_note(f"{_ERROR if error.is_failure else ''}{error}")
+    if error.request_id:
+        put_note(f"AWS knows the request as {error.request_id}")
 
 
 def _paint_note(line: str) -> str:

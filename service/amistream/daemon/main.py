@@ -50,7 +50,7 @@ example:
 SIGTERM, SIGINT or SIGHUP stops the daemon: it takes no new jobs, and running jobs end first (or stop at once: setting
 on_stop).
 A second signal stops them at once; they resume at the next start, as after a crash.
-Exit status: 0 stopped; 1 bug; 2 invalid arguments, configuration or socket.
+Exit status: 0 stopped; 1 bug; 2 invalid arguments, configuration or socket; 4 no journal.
 """
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

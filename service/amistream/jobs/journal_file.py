@@ -362,6 +362,8 @@ class JournalFile:
                 hint = f"free some space: df -h {quoted(self._state_dir)}"
             elif code == sqlite3.SQLITE_BUSY:
                 hint = f"find the program that holds it and end it: fuser -v {quoted(self.path)}"
+            elif getattr(error, "errno", 0) == errno.ENOLCK:
+                hint = "its file system has no locks: set state_dir to a directory on a local disk"
             elif is_damage(error):
                 hint = "end every process of amistream that uses it and start again: the journal is then moved aside"
             raise JournalError(
