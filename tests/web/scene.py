@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from amistream.aws.session import Aws
-from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
+from amistream.bundles.results import Inventory, Leftover, ListedBundle, ListedImage, ListedParts
 from amistream.cli.fleet.status import FleetStatus, HostTally, Tally
 from amistream.errors import JobError
 from amistream.events import BundleResult, ErrorBody, Progress, StageProgress, State
@@ -165,6 +165,16 @@ class Shelf(Shelves):
             orphan_parts=(lost,),
             orphan_images=(
                 ListedImage(image_id="ami-7f0db46c2eadfffff", location="images-eu/gone/image.manifest.xml"),
+            ),
+            leftovers=(
+                Leftover(
+                    kind="probe",
+                    objects="s3://images-eu/old/amistream-tune-0badcafe-*",
+                    count=3,
+                    stored=3 * MIB,
+                    newest_at=now,
+                    remove="",
+                ),
             ),
             stored=480 * GIB,
             cost=11.04,

@@ -51,7 +51,7 @@ class Shelves:
         async def ask() -> Listing:
             notes: list[str] = []
             session = BundleSession(self._settings, self._aws, notes.append)
-            inventory = await session.inventory(bucket, ask_ec2=self._ask_ec2)
+            inventory = await session.inventory(bucket, ask_ec2=self._ask_ec2, leftovers=True)
             return Listing(listed_at=datetime.now(UTC), notes=tuple(notes), inventory=inventory)
 
         return ask

@@ -107,7 +107,8 @@ def inventory_text(inventory: Inventory, now: datetime) -> str:
         )
     found = f"{counted(len(inventory.bundles), 'bundle')} in {inventory.location}, {size_text(inventory.stored)}"
     if inventory.cost is not None:
-        found += f", about {cost_text(inventory.cost)} a month (an estimate, at {inventory.price} USD per GiB)"
+        nearly = "" if cost_text(inventory.cost).startswith("<") else "about "
+        found += f", {nearly}{cost_text(inventory.cost)} a month (an estimate, at {inventory.price} USD per GiB)"
     blocks.append(found)
     return "\n\n".join(blocks)
 

@@ -800,6 +800,7 @@ function drawListing(card, { inventory, notes }) {
   const newest = (one, other) => Date.parse(other.made_at) - Date.parse(one.made_at);
   const parts = inventory.orphan_parts;
   const images = inventory.orphan_images;
+  const left = inventory.leftovers;
   part(card, "tables").replaceChildren(
     ...[
       inventory.bundles.length
@@ -807,6 +808,7 @@ function drawListing(card, { inventory, notes }) {
         : element("p", { className: "quiet", text: "No bundle is there." }),
       ...(parts.length ? titled("Parts without a manifest", PARTS_COLUMNS, parts, inventory) : []),
       ...(images.length ? titled("AMIs without a manifest", IMAGE_COLUMNS, images, inventory) : []),
+      ...(left.length ? titled("Left by processes that were killed", LEFTOVER_COLUMNS, left, inventory) : []),
     ].filter(Boolean),
   );
 }
@@ -835,6 +837,14 @@ const PARTS_COLUMNS = [
 const IMAGE_COLUMNS = [
   { name: "AMI", mono: true, whole: true, text: ({ image_id: id }) => id },
   { name: "Manifest that is not there", whole: true, text: ({ location }) => location },
+];
+const LEFT_BY = { probe: "a measurement", upload: "an unfinished upload", claim: "a claim of a job that is over" };
+const LEFTOVER_COLUMNS = [
+  { name: "Object", whole: true, text: ({ objects }, inventory) => shortened(objects, inventory) },
+  { name: "Left by", text: ({ kind }) => LEFT_BY[kind] },
+  { name: "Number", right: true, text: ({ count }) => String(count) },
+  { name: "Stored", right: true, text: ({ stored }) => (stored === null ? "–" : sizeText(stored)) },
+  { name: "Age", right: true, text: ({ newest_at: newestAt }) => ageText(newestAt) },
 ];
 const HOST_COLUMNS = [
   { name: "Host", whole: true, text: ({ host }) => host },
