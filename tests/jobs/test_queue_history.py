@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from amistream.events import JobResult, State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import JournalEntry
 from amistream.jobs.roster import FRESH
-from jobs.queueing import RESULT, Hands, Scene, running
+from jobs.queueing import RESULT, Hands, Scene, request, running
 
 
 async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
@@ -38,6 +39,16 @@ async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) ->
         assert [event async for event in old.events(after=events[-1].id)] == []
         assert [event async for event in old.events(after=events[-1].id + 86_400_000)] == [events[-1]]
         assert [first, *[event async for event in follower]] == [events[0], events[-1]]
+
+
+async def test_a_clock_that_is_set_back_makes_no_negative_duration() -> None:
+    """A job does not end before it has started, neither in the journal nor for its followers."""
+    job = Job(request("a"))
+    job.move(State.CHECKING)
+    end = End(State.FAILED, at=job.created_at - timedelta(days=1))
+    recorded = job.view_at(end)
+    job.end(end)
+    assert recorded.ended_at == job.view().ended_at == job.started_at
 
 
 async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:

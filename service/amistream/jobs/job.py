@@ -156,7 +156,7 @@ class Job:
 
     def view_at(self, end: End) -> JobView:
         """The view that the job will have after `end`, for the journal, which has it before any subscriber."""
-        changes = {"state": end.state, "result": end.result, "error": end.body, "ended_at": end.at}
+        changes = {"state": end.state, "result": end.result, "error": end.body, "ended_at": self._time_of(end)}
         kept = self._kept_by_kind(self.kept if end.kept is None else end.kept)
         left = {"resumable": end.resumable, "looks_again_at": end.looks_again_at}
         return self.view().model_copy(update=changes | left | kept)
@@ -176,7 +176,8 @@ class Job:
 
     def end(self, end: End) -> None:
         """Announce the end of the run. Raises ValueError as `move` does."""
-        self.result, self.error, self.resumable, self.ended_at = end.result, end.body, end.resumable, end.at
+        self.result, self.error, self.resumable = end.result, end.body, end.resumable
+        self.ended_at = self._time_of(end)
         self.looks_again_at = end.looks_again_at
         if end.kept is not None:
             self.kept = end.kept
@@ -280,6 +281,10 @@ class Job:
         self.progress = self.result = self.error = self._newest_progress = None
         self.notices = ()
         self._events.clear()
+
+    def _time_of(self, end: End) -> datetime:
+        """The time of the end: not before the start, even if the clock was set back meanwhile."""
+        return max(end.at, self.started_at or self.created_at)
 
     def _kept_by_kind(self, kept: int) -> dict[str, int]:
         return {"kept_blocks" if self.request.kind is JobKind.CONVERT else "kept_parts": kept}
