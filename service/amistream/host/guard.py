@@ -1,4 +1,4 @@
-"""Starts guards: programs of this package that hold mounts or freezes, each in a process of its own, with a socket to it.
+"""Starts guards: programs of this package that hold mounts or freezes, each in its own process with a socket to it.
 
 A guard runs its own file alone, without a package or site, and gets no more of this process than it is given. It ends
 when its socket does.
