@@ -67,6 +67,9 @@ async def test_a_set_up_of_ones_own(
 
     assert (await outcomes(cli, *words, "--dry-run"))[0] == ["would make"] * 3
     assert not config.parent.exists()
+    # A package has the template there.
+    config.parent.mkdir(parents=True)
+    config.write_bytes((ROOT / "config" / "amistream.toml").read_bytes())
     made, told = await outcomes(cli, *words)
     assert made == ["made"] * 3
     failed = [finding["name"] for finding in told["findings"] if finding["status"] == "failed"]

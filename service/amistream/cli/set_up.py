@@ -52,17 +52,24 @@ class Step(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeFile(Step):
-    """A file with this content. Directories above it are made; `own_mode` is that of the nearest."""
+    """A file with this content. Directories above it are made; `own_mode` is that of the nearest.
+
+    A file that has the content `untouched` counts as missing: a package left it there, and nobody has changed it.
+    """
 
     about: str
     path: Path
     content: bytes
     mode: int = 0o644
     own_mode: int = 0o755
+    untouched: bytes | None = None
 
     def look(self) -> State:
         try:
-            return State.THERE if self.path.read_bytes() == self.content else State.DIFFERS
+            found = self.path.read_bytes()
+            if found != self.content and found == self.untouched:
+                return State.MISSING
+            return State.THERE if found == self.content else State.DIFFERS
         except FileNotFoundError:
             return State.MISSING
         except OSError:

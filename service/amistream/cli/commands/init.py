@@ -187,7 +187,12 @@ def _steps(asked: _Asked, region: str) -> list[Step]:
     if place is not None and not asked.is_system:
         values["ec2_certificates"] = f"{{ default = {json.dumps(str(place))} }}"
     group = [MakeGroup(about=f"the group {asked.group}", name=asked.group)] if asked.group else []
-    config = MakeFile(about=f"the configuration {asked.config}", path=asked.config, content=configured(values))
+    config = MakeFile(
+        about=f"the configuration {asked.config}",
+        path=asked.config,
+        content=configured(values),
+        untouched=configured({}),
+    )
     keys: Step = MakeKeys(about=f"your key pair in {state_dir}: keep a copy of it", state_dir=state_dir)
     if pair:
         keys = Found(about=f"your key pair {pair['private_key']} and {pair['certificate']}")
