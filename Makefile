@@ -59,7 +59,7 @@ say-duration:
 test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
+boot-test: $(VENV)/.installed-dev $(MINISTACK)/.installed dist/.x86_64 | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
 	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO --durations=0 --durations-min=1 \
 		-o tmp_path_retention_policy=failed tests/boot $(ARGS)
 
@@ -97,6 +97,11 @@ docs: $(MANUAL)/.installed ## the manual as a site, in build/manual/site; a brok
 
 dist: $(DIST)/.installed ## build installations for hosts without Python into dist/ (ARGS='--arch x86_64' for one)
 	@$(DIST)/bin/python -m config.dist build $(ARGS)
+
+# The package that the boot tests install, built again only if its contents have changed.
+dist/.x86_64: $(shell find service config -type f -not -name '*.pyc') pyproject.toml $(DIST)/.installed
+	@$(DIST)/bin/python -m config.dist build --arch x86_64
+	touch $@
 
 dist-test: $(VENV)/.installed-dev $(MINISTACK)/.installed dist | system-dist-test ## use those installations in bare systems, which takes minutes
 	@$(BIN)/python -m pytest -m dist --log-cli-level=INFO -o tmp_path_retention_policy=failed tests/dist

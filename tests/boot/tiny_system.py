@@ -91,9 +91,9 @@ def tiny_system(directory: Path) -> TinySystem:
     shutil.copy(busybox, system.tree / "bin")
     (system.tree / "bin" / "sh").symlink_to("busybox")
     _write_program(system.tree / "sbin" / "init", INIT)
-    modules = list(_modules(packages / "lib" / "modules" / system.release))
+    modules = list(modules_of(packages / "lib" / "modules" / system.release))
     initramfs = system.tree / "boot" / f"initrd.img-{system.release}"
-    _write_initramfs(initramfs, directory / "initramfs", busybox, modules)
+    write_initramfs(initramfs, directory / "initramfs", busybox, modules)
     return system
 
 
@@ -111,7 +111,7 @@ def _fetch_packages(directory: Path, into: Path) -> None:
         _run("dpkg-deb", "--extract", str(package), str(into))
 
 
-def _modules(directory: Path) -> Iterator[Path]:
+def modules_of(directory: Path) -> Iterator[Path]:
     """Give the modules that the kernel needs to mount its root, each behind those that it depends on."""
     files = {path.name.removesuffix(".ko").replace("-", "_"): path for path in directory.rglob("*.ko")}
     seen: set[str] = set()
@@ -129,8 +129,8 @@ def _modules(directory: Path) -> Iterator[Path]:
         yield from behind_its_own(name)
 
 
-def _write_initramfs(path: Path, directory: Path, busybox: Path, modules: list[Path]) -> None:
-    """Write an initramfs; `directory` is where its files are put together."""
+def write_initramfs(path: Path, directory: Path, busybox: Path, modules: list[Path]) -> None:
+    """Write an initramfs for that busybox; `directory` is where its files are put together."""
     for name in ("dev", "proc", "root"):
         (directory / name).mkdir(parents=True)
     for each in (busybox, *modules):

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from config.dist.project import OUTPUT, version
+from config.dist import packages
+from config.dist.project import ARCHITECTURES, OUTPUT, run, version
 
 TREE = f"/srv/amistream-{version()}"
+NEXT = f"{version()}.post1"
+"""The version of `next_version`."""
 LIBRARY = re.compile(r"\.so(\.[\d.]+)?$")
 
 
@@ -38,3 +41,17 @@ def unpacked(directory: Path, architecture: str = "x86_64") -> Path:
     with tarfile.open(made(".tar.xz", architecture)) as archive:
         archive.extractall(directory, filter="tar")
     return directory / f"amistream-{version()}"
+
+
+def next_version(directory: Path) -> Path:
+    """A package of the same tree with a later version."""
+    tree = unpacked(directory)
+    library = tree / "lib" / "python3.11"
+    module = library / "amistream" / "__init__.py"
+    module.write_text(module.read_text().replace(f'"{version()}"', f'"{NEXT}"'))
+    compiling = ("-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", module)
+    run(tree / "libexec" / "python3", *compiling)
+    description = packages.describe("deb", tree, ARCHITECTURES["x86_64"])
+    description |= {"version": NEXT, "deb": {"compression": "gzip"}}
+    packages.pack("deb", description, directory / "next.deb")
+    return directory / "next.deb"

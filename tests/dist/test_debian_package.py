@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.dist import packages
-from config.dist.project import ARCHITECTURES, PREFIX, ROOT, run, version
-from dist.running import made, unpacked
+from config.dist.project import PREFIX, ROOT, version
+from dist.running import NEXT, made, next_version
 from support.buckets import list_keys
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 MIB = 1 << 20
-NEXT = f"{version()}.post1"
 UNIT = "usr/lib/systemd/system/amistream.service"
 JOURNAL = "var/lib/amistream/journal.sqlite"
 KEY = "var/lib/amistream/user-private-key.pem"
@@ -62,7 +60,7 @@ def test_life_of_the_package(
     stored = len(list_keys(ministack, bucket))
     assert stored < 24
 
-    _install(debian, _next_version(tmp_path))
+    _install(debian, next_version(tmp_path))
     assert debian.run("amistream", "--version").stdout == f"amistream {NEXT}\n"
     assert "limit_upload" in settings.read_text()
     settings.write_text(settings.read_text().replace("2MiB", "1GiB"))
@@ -116,17 +114,3 @@ def _daemon(root: BareRoot, environ: dict[str, str]) -> Iterator[subprocess.Pope
     finally:
         process.terminate()
         process.communicate()
-
-
-def _next_version(directory: Path) -> Path:
-    """A package of the same tree with a later version."""
-    tree = unpacked(directory)
-    library = tree / "lib" / "python3.11"
-    module = library / "amistream" / "__init__.py"
-    module.write_text(module.read_text().replace(f'"{version()}"', f'"{NEXT}"'))
-    compiling = ("-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", module)
-    run(tree / "libexec" / "python3", *compiling)
-    description = packages.describe("deb", tree, ARCHITECTURES["x86_64"])
-    description |= {"version": NEXT, "deb": {"compression": "gzip"}}
-    packages.pack("deb", description, directory / "next.deb")
-    return directory / "next.deb"
