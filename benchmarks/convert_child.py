@@ -25,10 +25,9 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import find_bundle, open_place
 from amistream.bundles.unlocked import unlock
-from amistream.conversion import BlockSource, Conversion, VolumeBlocks
+from amistream.conversion import BlockSource, Conversion, ConversionPlan, VolumeBlocks
 from amistream.flow.retry import retry_policy
 from amistream.location import parse_manifest_address
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, SnapshotWriter
 from amistream.process import settle_memory
 from amistream.settings import LogFormat, Settings

@@ -6,7 +6,8 @@ from typing import Any
 
 from amistream.daemon.openapi import REFERENCE, make_document
 from amistream.daemon.routes import ALWAYS, ENDPOINTS
-from amistream.request import REQUESTS, Option
+from amistream.events import JobKind
+from amistream.request import Option, model_of
 from config.markdown import cell, table
 
 _BODIES = {body.__name__ for endpoint in ENDPOINTS for body in endpoint.bodies}
@@ -40,8 +41,8 @@ def parameters_table() -> str:
 def fields_table() -> str:
     """Format the fields of all requests beside the options of the commands, which have the same meaning."""
     kinds: dict[tuple[str, str], list[str]] = {}
-    for kind, model in REQUESTS.items():
-        for name, field in model.model_fields.items():
+    for kind in JobKind:
+        for name, field in model_of(kind).model_fields.items():
             option = next((each.names for each in field.metadata if isinstance(each, Option)), "")
             kinds.setdefault((name, option), []).append(kind)
     rows = ((f"`{name}`", _option(option), ", ".join(named)) for (name, option), named in kinds.items())

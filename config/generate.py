@@ -27,7 +27,9 @@ from amistream.compat.tables import known_names
 from amistream.daemon.main import _parser
 from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.errors import EXIT_STATUSES
-from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, Option
+from amistream.request import BundleRequest, Option
+from amistream.request.convert import ConvertRequest
+from amistream.request.migrate import MigrateRequest
 from amistream.settings import Settings, memory_ceiling
 from amistream.states import TRANSITIONS, State
 from amistream.values import GIB, KIB, MIB

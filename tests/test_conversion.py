@@ -18,12 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amistream.conversion import BlockSource, Conversion, Converted, VolumeBlocks
+from amistream.conversion import BlockSource, Conversion, ConversionPlan, Converted, VolumeBlocks
 from amistream.errors import AmistreamError, NotVisibleError, SourceError, StalledError, StoreError, ThrottledError
 from amistream.flow.buffers import Buffers
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
 from amistream.settings import BLOCKS_AT_ONCE, conversion_buffers
 from amistream.source.file import open_volume
@@ -421,7 +420,7 @@ from pathlib import Path
 from amistream.conversion import Conversion, VolumeBlocks
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
-from amistream.plan import ConversionPlan
+from amistream.conversion import ConversionPlan
 from amistream.process import settle_memory
 from amistream.source.file import open_volume
 from support.daemons import peak_rss

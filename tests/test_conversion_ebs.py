@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.conversion import Conversion, Converted, VolumeBlocks
+from amistream.conversion import Conversion, ConversionPlan, Converted, VolumeBlocks
 from amistream.flow.retry import RetryPolicy
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK
 from amistream.source.file import open_volume
 from amistream.stages import put

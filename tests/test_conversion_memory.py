@@ -37,7 +37,7 @@ from amistream.bundles.unlocked import unlock
 from amistream.conversion import Conversion
 from amistream.flow.retry import RetryPolicy
 from amistream.location import parse_manifest_address
-from amistream.plan import ConversionPlan
+from amistream.conversion import ConversionPlan
 from amistream.process import settle_memory
 from amistream.settings import Settings
 from aws.snapshots import KEYS

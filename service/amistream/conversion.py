@@ -25,7 +25,6 @@ from amistream.flow.rate_limit import RateLimit
 from amistream.flow.relay import Meter, Ordered, Parallel, Relay, RelayStoppedError, Step
 from amistream.flow.retry import RetryPolicy
 from amistream.flow.side_worker import StoppedError
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, SnapshotWriter
 from amistream.ports.volume import Volume
 from amistream.settings import BLOCKS_AT_ONCE, conversion_buffers
@@ -34,7 +33,20 @@ from amistream.stages.blocks import ZEROS, Block, Blocks, Choose, Digest, Digest
 from amistream.stages.earlier import Earlier
 from amistream.stages.put import BlockLedger, NoLedger, Put
 from amistream.stages.read import Read
-from amistream.values import Extent
+from amistream.values import Extent, LeftOut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionPlan:
+    """The figures of one pass from a volume or bundle to a snapshot. Extents as in `Plan`; a bundle has none."""
+
+    workers: int
+    puts: int
+    """Blocks in flight."""
+    nice: int = 0
+    extents: tuple[Extent, ...] | None = None
+    used: tuple[Extent, ...] | None = None
+    left_out: LeftOut | None = None
 
 
 class BlockSource(Protocol):

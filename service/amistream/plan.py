@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from amistream.ports.registry import Registration
-from amistream.ports.snapshots import SnapshotOrder
 from amistream.ports.store import Identity
-from amistream.settings import Acl
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import Checkpoint, Extent, LeftOut, PartDigest
 
@@ -38,19 +36,6 @@ class Plan:
     """The ranges within the extents that are read; the rest of these is archived as zeros. None: all of them."""
     left_out: LeftOut | None = None
     """None in journals that were written before the field existed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionPlan:
-    """The figures of one pass from a volume or bundle to a snapshot. Extents as in `Plan`; a bundle has none."""
-
-    workers: int
-    puts: int
-    """Blocks in flight."""
-    nice: int = 0
-    extents: tuple[Extent, ...] | None = None
-    used: tuple[Extent, ...] | None = None
-    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,31 +94,3 @@ class Bundling(Recorded):
     """None for other volumes than directories."""
     endpoint_url: str | None = None
     """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""
-
-
-class Migrating(Recorded):
-    """The facts that were settled when a migration began, and hold for every later run."""
-
-    sizes: tuple[int, ...]
-    """Sizes of the parts, in the manifest's order."""
-    region: str
-    endpoint_url: str
-    """Endpoint of S3 and EC2, '' for AWS."""
-    acl: Acl
-    multipart_threshold: int
-    """Parts of more bytes are sent in chunks."""
-    registration: Registration | None
-
-
-class Converting(Recorded):
-    """The facts that were settled when a conversion began, and hold for every later pass to the same snapshot."""
-
-    attempt: int
-    """Counts the snapshots of the job from 1: another one is begun when this one is lost."""
-    order: SnapshotOrder
-    image_size: int
-    region: str
-    endpoint_url: str
-    """Endpoint of EBS and EC2, '' for AWS."""
-    registration: Registration | None
-    """Its `snapshot_id` is '' here: it is not known before the start."""

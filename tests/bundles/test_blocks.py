@@ -15,11 +15,10 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import find_bundle, open_place
 from amistream.bundles.unlocked import Unlocked, unlock
-from amistream.conversion import Conversion, Converted
+from amistream.conversion import Conversion, ConversionPlan, Converted
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, StoreError
 from amistream.flow.retry import RetryPolicy
 from amistream.location import parse_manifest_address
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK
 from bundles.made import engine_bundle, flip
 from bundles.shell_bundle import Faults, Form, shell_bundle

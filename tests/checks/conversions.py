@@ -14,7 +14,8 @@ from amistream.aws.session import Aws
 from amistream.checks.conversion import ReadyConversion, check_conversion
 from amistream.checks.conversion_context import ConversionContext, Settled
 from amistream.errors import RefusedError
-from amistream.request import ConvertRequest, parse_request
+from amistream.request import parse_request
+from amistream.request.convert import ConvertRequest
 from amistream.roots import Roots
 from jobs.work import settings
 

@@ -11,10 +11,10 @@ from amistream.aws.session import Aws
 from amistream.checks.conversion import BundleSource, VolumeSource
 from amistream.checks.doctor import examine
 from amistream.checks.findings import Status
+from amistream.conversion import ConversionPlan
 from amistream.events import JobKind
-from amistream.plan import ConversionPlan
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG
-from amistream.request import ConvertCheckRequest
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from bundles.made import put_files
 from checks.conversions import JOB, Desk

@@ -11,7 +11,7 @@ from amistream.bundles.results import ConvertibleBundle
 from amistream.cli.every import convert_every, outcomes_text, plan
 from amistream.errors import BusyError, DaemonUnreachableError
 from amistream.events import ErrorBody, Event, JobKind, JobView, State
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -47,7 +47,8 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
 def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
     """A bundle into a directory, whose region is given, loads neither the AWS SDK nor an HTTP library nor rich.
 
-    Of a disk without a table and a file system, it loads nothing that reads or makes one.
+    Of a disk without a table and a file system, it loads nothing that reads or makes one; and of other kinds of jobs,
+    of queues, snapshots and images of virtual machines nothing either.
     """
     words = ["bundle", str(volume), "--to", str(tmp_path / "out"), *identity(key_ring), "--in-process"]
     code = "import sys; from amistream.cli.main import run; "
@@ -58,6 +59,12 @@ def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Pat
     assert found & {"aiobotocore", "botocore.client", "botocore.parsers", "aiohttp", "rich"} == set()
     of_file_systems = {"source.tree.opening", "source.clone", "source.disks.ext4.superblock", "checks.boot.contents"}
     assert found & {"crc32c", *(f"amistream.{name}" for name in of_file_systems)} == set()
+    of_other_jobs = {
+        *("request.convert", "request.migrate", "request.verify", "jobs.conversion_records", "jobs.migration_records"),
+        *("jobs.deliveries", "jobs.named_claims", "jobs.confinement", "bundles.place", "ports.snapshots"),
+        *("source.snapshot", "source.qemu.converted", "conversion"),
+    }
+    assert found & {"anyio", *(f"amistream.{name}" for name in of_other_jobs)} == set()
 
 
 async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:

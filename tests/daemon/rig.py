@@ -24,7 +24,8 @@ from amistream.events import Progress, State
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
-from amistream.request import CheckRequest, ConvertCheckRequest
+from amistream.request import CheckRequest
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop
 from jobs.queueing import RESULT

@@ -15,15 +15,10 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import (
-    CheckRequest,
-    ConvertCheckRequest,
-    ConvertRequest,
-    MigrateRequest,
-    VerifyRequest,
-    parse_bundle_request,
-    parse_request,
-)
+from amistream.request import CheckRequest, parse_bundle_request, parse_request
+from amistream.request.convert import ConvertCheckRequest, ConvertRequest
+from amistream.request.migrate import MigrateRequest
+from amistream.request.verify import VerifyRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking

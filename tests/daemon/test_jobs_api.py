@@ -12,7 +12,8 @@ from amistream import __version__
 from amistream.errors import LostError
 from amistream.events import JobKind, JobView, State
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, ConvertCheckRequest
+from amistream.request import CheckRequest
+from amistream.request.convert import ConvertCheckRequest
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon, request_for
 

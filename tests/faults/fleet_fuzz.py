@@ -29,7 +29,10 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, VerifyRequest
+from amistream.request import BundleRequest
+from amistream.request.convert import ConvertRequest
+from amistream.request.migrate import MigrateRequest
+from amistream.request.verify import VerifyRequest
 from bundles.made import older_bundle, put_files
 from faults.script import Script, working_directory
 from support.buckets import create_bucket, remove_bucket

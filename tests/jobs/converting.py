@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from amistream.events import ConversionResult, State
 from amistream.ports.snapshots import BLOCK
-from amistream.request import ConvertRequest, parse_request
+from amistream.request import parse_request
+from amistream.request.convert import ConvertRequest
 from support.boot_disks import partitioned
 from support.ebs_endpoint import read_back
 from support.volumes import sparse_image

@@ -12,7 +12,8 @@ from amistream.bundles.manifest import check_signature, parse_manifest
 from amistream.events import State
 from amistream.keys import load_certificate
 from amistream.reports import Migrated, Signature
-from amistream.request import MigrateRequest, parse_request
+from amistream.request import parse_request
+from amistream.request.migrate import MigrateRequest
 from bundles.made import contents, older_bundle, stored_bytes
 from support.buckets import list_keys, open_uploads
 from support.referee import unwrap

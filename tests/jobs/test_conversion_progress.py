@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from amistream.conversion import Conversion
+from amistream.conversion import Conversion, ConversionPlan
 from amistream.flow.relay import Meter
 from amistream.jobs import conversion_progress
 from amistream.jobs.conversion_progress import ConversionMeter
-from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK
 
 

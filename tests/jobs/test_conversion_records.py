@@ -11,12 +11,11 @@ import pytest
 
 from amistream.errors import JournalError
 from amistream.events import State
-from amistream.jobs.conversion_records import ConversionRecord
+from amistream.jobs.conversion_records import ConversionRecord, Converting
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.journal_file import FILE
 from amistream.jobs.records import NextStep
-from amistream.plan import Converting
 from amistream.ports.registry import JOB_TAG, Registration
 from amistream.ports.snapshots import SnapshotOrder
 from amistream.request import parse_request

@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from amistream.errors import AmistreamError, ConflictError, JobError, UsageError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
+from amistream.jobs.conversion_records import Converting
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.journal_file import FILE
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.keys import BundleKey, load_certificate, wrap
-from amistream.plan import Bundling, BundlingPlace, Converting, Plan
+from amistream.plan import Bundling, BundlingPlace, Plan
 from amistream.ports.registry import JOB_TAG, Registration
 from amistream.ports.snapshots import SnapshotOrder
 from amistream.request import BundleRequest, parse_bundle_request

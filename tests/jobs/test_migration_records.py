@@ -12,9 +12,8 @@ from amistream.events import State
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.journal_file import FILE
-from amistream.jobs.migration_records import MigrationRecord
+from amistream.jobs.migration_records import Migrating, MigrationRecord
 from amistream.jobs.records import NextStep
-from amistream.plan import Migrating
 from amistream.ports.registry import JOB_TAG, Registration
 from amistream.request import parse_request
 from amistream.settings import Acl

@@ -13,7 +13,8 @@ from amistream.bundles.session import BundleSession
 from amistream.events import JobKind, State
 from amistream.jobs.records import NextStep
 from amistream.reports import Report, Signature
-from amistream.request import VerifyRequest, parse_request
+from amistream.request import parse_request
+from amistream.request.verify import VerifyRequest
 from bundles.made import flip, older_bundle, put_files
 from bundles.shell_bundle import shell_bundle
 from support.keys import make_keys

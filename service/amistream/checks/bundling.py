@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from amistream.checks.destination import BundleContext
 from amistream.checks.findings import Check
-from amistream.checks.snapshot_source import reading_memory
-from amistream.checks.source import SourceChecks
+from amistream.checks.source import SourceChecks, reading_memory
 from amistream.errors import RefusedError
 from amistream.plan import Plan
 from amistream.request import PREFIX_WORDS

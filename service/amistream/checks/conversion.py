@@ -21,7 +21,7 @@ from amistream.checks.findings import Check, Finding, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.preflight import Note, report
 from amistream.checks.snapshot_order import SnapshotChecks
-from amistream.plan import ConversionPlan
+from amistream.conversion import ConversionPlan
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotOrder
 from amistream.ports.volume import Volume

@@ -9,7 +9,8 @@ from typing import Protocol
 from amistream.aws.session import Aws
 from amistream.checks.context import RequestContext
 from amistream.ports.registry import JOB_TAG, REQUEST_TAG, Registration
-from amistream.request import ConvertCheckRequest, digest_of
+from amistream.request import digest_of
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name, lasting_name

@@ -20,7 +20,8 @@ from amistream.checks.findings import Check, Finding, Observation, Status, notic
 from amistream.checks.host import HostChecks, check_clock
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
-from amistream.request import CheckRequest, ConvertCheckRequest
+from amistream.request import CheckRequest
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 

@@ -12,7 +12,7 @@ from amistream.aws.regions import partition_of
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.findings import Check, Observation, notice
-from amistream.checks.snapshot_source import reading_memory
+from amistream.checks.source import reading_memory
 from amistream.errors import NotSupportedError, RefusedError, StoreError
 from amistream.flow.retry import with_retries
 from amistream.ports.registry import BUNDLE_TAG, tag_of_bundle

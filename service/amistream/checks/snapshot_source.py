@@ -9,13 +9,7 @@ from amistream.errors import RefusedError
 from amistream.flow.retry import retry_policy
 from amistream.roots import Roots
 from amistream.settings import Settings
-from amistream.source.snapshot import SnapshotVolume, open_snapshot, snapshot_memory
-from amistream.values import is_snapshot
-
-
-def reading_memory(source: str | None, settings: Settings) -> int:
-    """Bytes of memory that the source itself takes while it is read."""
-    return snapshot_memory(settings.puts) if is_snapshot(source or "") else 0
+from amistream.source.snapshot import SnapshotVolume, open_snapshot
 
 
 async def open_snapshot_source(

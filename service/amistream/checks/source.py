@@ -18,7 +18,7 @@ from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.frozen import Frozen
 from amistream.host.mounts import mount_point, offsets_on, shown
 from amistream.ports.volume import Kind, Volume
-from amistream.settings import Sparse
+from amistream.settings import Settings, Sparse
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.disk_reader import reader_of
 from amistream.source.doubt import doubt_about
@@ -33,6 +33,15 @@ from amistream.values import Extent, LeftOut, is_snapshot, quoted
 if TYPE_CHECKING:
     from amistream.source.tree.volume import TreeVolume
     from amistream.source.xfs_tree.volume import CopiedVolume
+
+
+def reading_memory(source: str | None, settings: Settings) -> int:
+    """Bytes of memory that the source itself takes while it is read."""
+    if not is_snapshot(source or ""):
+        return 0
+    from amistream.source.snapshot import snapshot_memory
+
+    return snapshot_memory(settings.puts)
 
 
 class SourceChecks:

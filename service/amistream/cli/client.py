@@ -34,7 +34,8 @@ from amistream.events import ErrorBody, Event, JobLines, JobList, JobView, Queue
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Findings
-    from amistream.request import CheckRequest, ConvertCheckRequest, JobRequest
+    from amistream.request import CheckRequest, JobRequest
+    from amistream.request.convert import ConvertCheckRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
 """Pauses between tries; together longer than a restart of the daemon by systemd. Guess."""

@@ -13,11 +13,12 @@ import typer
 
 from amistream.cli.output import put_note, put_result
 from amistream.errors import AmistreamError
-from amistream.request import BundleRequest, ConvertRequest
+from amistream.request import BundleRequest
 from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.jobs.forecast import Forecast
+    from amistream.request.convert import ConvertRequest
     from amistream.settings import Settings
 
 DryRunOption = Annotated[

@@ -20,7 +20,7 @@ from amistream.errors import AmistreamError, DaemonUnreachableError
 from amistream.events import ConversionResult, Event, JobKind, JobView, State
 from amistream.flow.gather import gather_limited
 from amistream.jobs.forecast import Forecast
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 
 WAITING = "waiting"
 """State of a bundle in a dry run that would be converted."""

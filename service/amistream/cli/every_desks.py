@@ -12,7 +12,7 @@ from amistream.cli.daemon_socket import socket_path
 from amistream.cli.every import Desk, Outcomes
 from amistream.errors import AmistreamError
 from amistream.events import Event, JobView
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 
 if TYPE_CHECKING:
     from amistream.jobs.queue import JobQueue

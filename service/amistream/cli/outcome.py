@@ -8,7 +8,6 @@ from amistream.cli.table import counted
 from amistream.cli.terminal import painted
 from amistream.cli.transfer_text import migrated_text
 from amistream.events import BundleResult, ConversionResult, JobResult
-from amistream.ports.snapshots import BLOCK
 from amistream.reports import Migrated, Report
 from amistream.units import duration_text, rate_text, size_text
 
@@ -25,6 +24,8 @@ def outcome_text(result: JobResult) -> str:
             stored = f"{size_text(result.bundled_size)} in {counted(result.parts, 'part')}"
             return "\n".join([*made, _figures(result, stored)])
         case ConversionResult():
+            from amistream.ports.snapshots import BLOCK
+
             stored = f"{size_text(result.blocks * BLOCK)} in {counted(result.blocks, 'block')}"
             made = [_made(result.snapshot_id, result.image_id, result.image_name, result.region)]
             return "\n".join([*made, _figures(result, stored)])

@@ -13,7 +13,8 @@ from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.cli.job_access import Jobs
-    from amistream.request import BundleRequest, ConvertRequest
+    from amistream.request import BundleRequest
+    from amistream.request.convert import ConvertRequest
 
 RunHere = Annotated[
     bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")

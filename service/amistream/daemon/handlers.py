@@ -28,14 +28,8 @@ from amistream.events import ErrorBody, ErrorResponse, Health, JobLines
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import (
-    CheckRequest,
-    ConvertCheckRequest,
-    JobRequest,
-    VolumeRequest,
-    parse_check_request,
-    parse_request,
-)
+from amistream.request import CheckRequest, JobRequest, VolumeRequest, parse_check_request, parse_request
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.states import UNFINISHED, State

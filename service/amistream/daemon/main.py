@@ -37,7 +37,8 @@ from amistream.daemon.textfile import writing_textfile
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.queue import JobQueue, Work, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
-from amistream.request import CheckRequest, ConvertCheckRequest
+from amistream.request import CheckRequest
+from amistream.request.convert import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, config_path, load
 from amistream.values import quoted

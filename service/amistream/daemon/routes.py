@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.events import Event, Health, JobLines, JobList, JobView, QueueHealth
-from amistream.request import REQUESTS, CheckRequest, ConvertCheckRequest
+from amistream.events import Event, Health, JobKind, JobLines, JobList, JobView, QueueHealth
+from amistream.request import CheckRequest, model_of
+from amistream.request.convert import ConvertCheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -93,7 +94,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs",
         handler=handlers.submit_job,
         summary="Submit a job; `kind` is `bundle`, the default, `convert`, `verify` or `migrate`",
-        bodies=tuple(REQUESTS.values()),
+        bodies=tuple(map(model_of, JobKind)),
         parameters=(
             Parameter(
                 name="Idempotency-Key",

@@ -27,7 +27,6 @@ from amistream.events import BundleResult, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
 from amistream.jobs.claims import Claims
-from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
 from amistream.jobs.late import refuse_late
@@ -68,7 +67,7 @@ class BundleRun:
         self.entry = entry
         self._earlier = parts
         settings = shared.settings
-        roots = roots_of(job, settings)
+        roots = job.roots(settings)
         self._addresses = [
             Destination(
                 request,
@@ -88,7 +87,7 @@ class BundleRun:
         self._slots = shared.slots
         self._ledger = PartLedger(shared.journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        self._claims = Claims(job, entry, self._addresses)
+        self._claims = _claims_of(job, entry, self._addresses)
         self._lanes = Lanes(job, entry, self._addresses, shared.journal, self._claims)
         self.result: BundleResult | None = entry.result
         self.resumed = entry.bundling is not None
@@ -346,6 +345,14 @@ class BundleRun:
     async def _move(self, state: State) -> None:
         self._job.move(state)
         await self._journal.update(self._job.view())
+
+
+def _claims_of(job: Job, entry: JournalEntry, addresses: Sequence[Destination]) -> Claims:
+    if not job.name:
+        return Claims()
+    from amistream.jobs.named_claims import NamedClaims  # noqa: PLC0415 - for the jobs of many hosts only
+
+    return NamedClaims(job, entry, addresses)
 
 
 def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> BundleResult:

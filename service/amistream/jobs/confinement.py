@@ -12,9 +12,11 @@ from amistream.aws.regions import partition_of
 from amistream.bundles.recognise import is_named_as_manifest
 from amistream.checks.tree_wishes import refuse_member_wishes
 from amistream.errors import AccessDeniedError
-from amistream.jobs.job import Job
 from amistream.location import SCHEME
-from amistream.request import CheckRequest, ConvertCheckRequest, MigrateRequest, Reach, VerifyRequest, VolumeRequest
+from amistream.request import CheckRequest, Reach, VolumeRequest
+from amistream.request.convert import ConvertCheckRequest
+from amistream.request.migrate import MigrateRequest
+from amistream.request.verify import VerifyRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, conversion_ceiling, memory_ceiling
 from amistream.values import MIB
@@ -56,13 +58,6 @@ def check_request(
         raise _too_much("limit_upload", f"send more than {settings.limit_upload} bytes per second")
     if request.nice is not None and request.nice < settings.nice:
         raise _too_much("nice", f"run at a nice value below {settings.nice}")
-
-
-def roots_of(job: Job, settings: Settings) -> Roots | None:
-    """The roots within which a job must stay, for the member who submitted it; None for a job that is not confined."""
-    if not job.confined:
-        return None
-    return Roots(settings.source_roots, readers=settings.socket_group, user=job.user)
 
 
 def _check_bundle_request(request: VerifyRequest | MigrateRequest, settings: Settings) -> None:

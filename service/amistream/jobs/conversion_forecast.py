@@ -24,7 +24,7 @@ from amistream.errors import StoreError
 from amistream.jobs.forecast import LIMIT, MOST, PROBE, SAMPLE_S, Forecast, longest
 from amistream.jobs.tune import sample_extents
 from amistream.ports.snapshots import BLOCK
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 from amistream.settings import Settings
 from amistream.values import GIB
 

@@ -14,14 +14,27 @@ from dataclasses import dataclass
 
 from amistream.events import ConversionResult
 from amistream.jobs.journal_file import JournalFile
-from amistream.jobs.records import NextStep
-from amistream.plan import Converting
+from amistream.jobs.records import STORED_BLOCK, NextStep
+from amistream.plan import Recorded
+from amistream.ports.registry import Registration
+from amistream.ports.snapshots import SnapshotOrder
 from amistream.stages.earlier import Earlier
 
 _INDEX = struct.Struct("<I")
-_STORED = struct.Struct("<I32s")
-STORED_SIZE = _STORED.size
-"""Bytes of a stored block."""
+
+
+class Converting(Recorded):
+    """The facts that were settled when a conversion began, and hold for every later pass to the same snapshot."""
+
+    attempt: int
+    """Counts the snapshots of the job from 1: another one is begun when this one is lost."""
+    order: SnapshotOrder
+    image_size: int
+    region: str
+    endpoint_url: str
+    """Endpoint of EBS and EC2, '' for AWS."""
+    registration: Registration | None
+    """Its `snapshot_id` is '' here: it is not known before the start."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +90,7 @@ class ConversionRecords:
 
     async def stored(self, job_id: str, blocks: Iterable[tuple[int, bytes]]) -> None:
         """Enter blocks that are stored, each with its SHA-256."""
-        await self._append(job_id, True, b"".join(_STORED.pack(index, digest) for index, digest in blocks))
+        await self._append(job_id, True, b"".join(STORED_BLOCK.pack(index, digest) for index, digest in blocks))
 
     async def conclude(self, job_id: str, result: ConversionResult) -> None:
         """Enter that every block is stored, before the snapshot is completed."""
@@ -112,7 +125,7 @@ class ConversionRecords:
             earlier = Earlier()
             for row in db.execute("SELECT stored, run FROM blocks WHERE job = ? ORDER BY number", (job_id,)):
                 if row["stored"]:
-                    for index, digest in _STORED.iter_unpack(row["run"]):
+                    for index, digest in STORED_BLOCK.iter_unpack(row["run"]):
                         earlier.store(index, digest)
                 else:
                     for (index,) in _INDEX.iter_unpack(row["run"]):

@@ -23,7 +23,6 @@ from amistream.errors import NotPendingError, StoreError
 from amistream.events import ConversionResult, State
 from amistream.flow.undo import Progress
 from amistream.jobs.block_ledger import JournaledBlocks, load_blocks
-from amistream.jobs.confinement import roots_of
 from amistream.jobs.conversion_handover import find_done, remove_others, take_over
 from amistream.jobs.conversion_pass import make_pass
 from amistream.jobs.conversion_records import ConversionRecord
@@ -34,7 +33,7 @@ from amistream.jobs.records import JournalEntry
 from amistream.jobs.reporting import reporting
 from amistream.jobs.run import Shared
 from amistream.jobs.tree_report import report_tree
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 from amistream.stages.register import RegistrationAttempt
 from amistream.values import GIB, STANDARD_INPUT
 
@@ -64,7 +63,7 @@ class ConvertRun:
             settings,
             shared.aws,
             job.id,
-            roots=roots_of(job, settings),
+            roots=job.roots(settings),
             settled=record.converting if record else None,
             name=job.name,
             check=job.check_lease,

@@ -22,6 +22,8 @@ from amistream.events import TRANSITIONS, ErrorBody, Event, JobKind, JobResult, 
 from amistream.jobs.lease import Lease
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.request import JobRequest
+from amistream.roots import Roots
+from amistream.settings import Settings
 
 
 def _now() -> datetime:
@@ -100,6 +102,12 @@ class Job:
         self._changed = asyncio.Event()
         self._listener: Callable[[Event], None] = lambda _: None
         self._add_event("state")
+
+    def roots(self, settings: Settings) -> Roots | None:
+        """The roots within which the job must stay, for the member who submitted it; None if it is not confined."""
+        if not self.confined:
+            return None
+        return Roots(settings.source_roots, readers=settings.socket_group, user=self.user)
 
     @classmethod
     def remembered(cls, entry: JournalEntry) -> Job:

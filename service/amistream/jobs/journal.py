@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from amistream.errors import ConflictError, JobError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
-from amistream.jobs.conversion_records import STORED_SIZE, ConversionRecords
-from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.job_log import JobLog
 from amistream.jobs.journal_file import JournalFile
-from amistream.jobs.migration_records import MigrationRecords
-from amistream.jobs.records import JournalEntry, NextStep, SealedPart, late_text, read_late
+from amistream.jobs.records import STORED_BLOCK, JournalEntry, NextStep, SealedPart, late_text, read_late
 from amistream.plan import Bundling
 from amistream.ports.unanswered import Late
 from amistream.request import JobRequest, read_request
+
+if TYPE_CHECKING:
+    from amistream.jobs.conversion_records import ConversionRecords
+    from amistream.jobs.deliveries import DeliveryRecords
+    from amistream.jobs.migration_records import MigrationRecords
 
 log = structlog.get_logger()
 
@@ -51,12 +54,6 @@ class Journal:
     def __init__(self, state_dir: Path, *, by_itself: bool) -> None:
         self._file = JournalFile(state_dir)
         self._write = self._file.write
-        self.conversions = ConversionRecords(self._file)
-        """The records that only conversions have."""
-        self.migrations = MigrationRecords(self._file)
-        """The records that only migrations have."""
-        self.deliveries = DeliveryRecords(self._file)
-        """The messages of a queue that this host holds, and results that are to be sent."""
         self.log = JobLog(self._file)
         """Lines of the log about each job."""
         self._by_itself = by_itself
@@ -69,6 +66,27 @@ class Journal:
 
     async def __aexit__(self, *_: object) -> None:
         await self._file.__aexit__()
+
+    @cached_property
+    def conversions(self) -> ConversionRecords:
+        """The records that only conversions have."""
+        from amistream.jobs.conversion_records import ConversionRecords  # noqa: PLC0415 - loaded by the first of them
+
+        return ConversionRecords(self._file)
+
+    @cached_property
+    def migrations(self) -> MigrationRecords:
+        """The records that only migrations have."""
+        from amistream.jobs.migration_records import MigrationRecords  # noqa: PLC0415 - loaded by the first of them
+
+        return MigrationRecords(self._file)
+
+    @cached_property
+    def deliveries(self) -> DeliveryRecords:
+        """The messages of a queue that this host holds, and results that are to be sent."""
+        from amistream.jobs.deliveries import DeliveryRecords  # noqa: PLC0415 - loaded by the first of them
+
+        return DeliveryRecords(self._file)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -254,7 +272,7 @@ class Journal:
                 result=BundleResult.model_validate_json(row["result"]) if row["result"] else None,
                 late=read_late(row["late"]) if row["late"] else {},
                 failure=ErrorBody.model_validate_json(row["failure"]) if row["failure"] else None,
-                kept=row["parts"] or (row["block_bytes"] or 0) // STORED_SIZE,
+                kept=row["parts"] or (row["block_bytes"] or 0) // STORED_BLOCK.size,
             )
         except ValueError as error:
             raise self._file.unreadable(row["id"]) from error

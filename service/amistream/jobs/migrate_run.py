@@ -32,7 +32,7 @@ from amistream.jobs.run import Shared
 from amistream.ports.store import sha1_of, whole_checksum
 from amistream.ports.unanswered import Late, latest
 from amistream.reports import Migrated, Registered
-from amistream.request import MigrateRequest
+from amistream.request.migrate import MigrateRequest
 from amistream.stages.register import RegistrationAttempt
 
 

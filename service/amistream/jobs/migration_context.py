@@ -15,17 +15,16 @@ from amistream.bundles.parts import StoredPart
 from amistream.bundles.place import BucketPlace, Bundle, find_bundle
 from amistream.checks.context import ReachContext
 from amistream.errors import NoBucketError, RefusedError
-from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.manifest_removal import OwnManifest
 from amistream.jobs.migration_claim import MigrationClaim
-from amistream.jobs.migration_records import MigrationRecord
+from amistream.jobs.migration_records import Migrating, MigrationRecord
 from amistream.location import DirectoryLocation, S3Location, parse_manifest_address, parse_s3_location
-from amistream.plan import Migrating
 from amistream.ports.registry import Registration
 from amistream.ports.store import Mark
 from amistream.ports.unanswered import Late, Unanswered
-from amistream.request import MigrateRequest, digest_of
+from amistream.request import digest_of
+from amistream.request.migrate import MigrateRequest
 from amistream.settings import Settings
 from amistream.stages.register import lasting_name
 from amistream.stores.opening import make_object_store
@@ -65,7 +64,7 @@ class MigrationContext(ReachContext):
 
         Raises `JobError` where a confined job would go on at an endpoint that the administrator has changed.
         """
-        super().__init__(request, settings, aws, roots=roots_of(job, settings), check=job.check_lease)
+        super().__init__(request, settings, aws, roots=job.roots(settings), check=job.check_lease)
         self.request = request
         self._job = job
         own: dict[str, object] = {"region": request.region, "acl": request.acl or settings.acl}

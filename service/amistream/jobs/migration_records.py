@@ -12,9 +12,24 @@ from dataclasses import dataclass, field
 
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.records import NextStep, late_text
-from amistream.plan import Migrating
+from amistream.plan import Recorded
 from amistream.ports.registry import Registration
 from amistream.ports.unanswered import Late
+from amistream.settings import Acl
+
+
+class Migrating(Recorded):
+    """The facts that were settled when a migration began, and hold for every later run."""
+
+    sizes: tuple[int, ...]
+    """Sizes of the parts, in the manifest's order."""
+    region: str
+    endpoint_url: str
+    """Endpoint of S3 and EC2, '' for AWS."""
+    acl: Acl
+    multipart_threshold: int
+    """Parts of more bytes are sent in chunks."""
+    registration: Registration | None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,10 +21,9 @@ from amistream.bundles.register import check_registration
 from amistream.bundles.survey import check_parts
 from amistream.errors import RefusedError
 from amistream.jobs.migration_context import Copy
-from amistream.jobs.migration_records import MigrationRecord
+from amistream.jobs.migration_records import Migrating, MigrationRecord
 from amistream.jobs.own_copy import OwnCopy
 from amistream.location import parse_manifest_address
-from amistream.plan import Migrating
 from amistream.ports.registry import Registration
 from amistream.ports.store import Stored
 

@@ -19,15 +19,14 @@ from amistream.events import ConversionResult
 from amistream.flow.cancel import await_answer
 from amistream.jobs.block_ledger import JournaledBlocks
 from amistream.jobs.conversion_attempts import Attempts
-from amistream.jobs.conversion_records import ConversionRecord
+from amistream.jobs.conversion_records import ConversionRecord, Converting
 from amistream.jobs.job import Job
 from amistream.jobs.job_snapshot import JobSnapshot, RefusedStartError
 from amistream.jobs.rival_watch import RivalWatch
 from amistream.jobs.run import Shared
-from amistream.plan import Converting
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotState
-from amistream.request import ConvertRequest
+from amistream.request.convert import ConvertRequest
 from amistream.stages.earlier import Earlier
 
 log = structlog.get_logger()

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -29,7 +29,6 @@ from amistream.errors import (
 )
 from amistream.events import JobView, LogLine, State
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.engine import Engine, end_job
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
@@ -38,6 +37,9 @@ from amistream.jobs.records import NextStep
 from amistream.jobs.roster import Roster, kept_there, writing_there
 from amistream.request import JobRequest
 from amistream.settings import OnStop, Settings
+
+if TYPE_CHECKING:
+    from amistream.jobs.deliveries import DeliveryRecords
 
 log = structlog.get_logger()
 

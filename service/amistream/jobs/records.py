@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,10 @@ def late_text(late: Mapping[int, Late]) -> str:
 def read_late(text: str) -> dict[int, Late]:
     """The things that `late_text` wrote. Raises ValueError."""
     return _LATE.validate_json(text)
+
+
+STORED_BLOCK = struct.Struct("<I32s")
+"""Index and SHA-256 of a stored block of a conversion."""
 
 
 class NextStep(StrEnum):

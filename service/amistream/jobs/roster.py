@@ -14,8 +14,8 @@ from amistream.errors import ConflictError, NotFoundError, UsageError
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
-from amistream.request import BundleRequest, ConvertRequest, JobRequest, MigrateRequest, VerifyRequest
-from amistream.states import UNFINISHED, State, ids_like
+from amistream.request import JobRequest
+from amistream.states import UNFINISHED, JobKind, State, ids_like
 from amistream.units import time_text
 
 LAST = "last"
@@ -153,13 +153,11 @@ class Roster:
             self.forget(job.id)
 
     def _names(self, request: JobRequest) -> set[tuple[str, str]]:
-        match request:
-            case BundleRequest() | MigrateRequest():
-                return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
-            case ConvertRequest(ami_name=str(name)):
-                return {(f"AMI in {request.region or ''} at {request.endpoint_url or ''}", name)}
-            case ConvertRequest() | VerifyRequest():
-                return set()
+        if request.kind is JobKind.BUNDLE or request.kind is JobKind.MIGRATE:
+            return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
+        if request.kind is JobKind.CONVERT and request.ami_name is not None:
+            return {(f"AMI in {request.region or ''} at {request.endpoint_url or ''}", request.ami_name)}
+        return set()
 
 
 def writing_there(job_id: str, request: JobRequest, where: str) -> ConflictError:
@@ -199,7 +197,7 @@ def kept_there(job_id: str, option: str, request: JobRequest, looks_again_at: da
 
 def _in_common(request: JobRequest) -> tuple[str, str, str]:
     """The field that two requests have in common, its value in words, and words for another one."""
-    if isinstance(request, ConvertRequest):
+    if request.kind is JobKind.CONVERT:
         return "ami_name", f"the AMI {request.ami_name!r}", "--ami-name"
-    other = "destination" if isinstance(request, MigrateRequest) else "destination or prefix"
+    other = "destination" if request.kind is JobKind.MIGRATE else "destination or prefix"
     return "destinations", request.destinations[0], other

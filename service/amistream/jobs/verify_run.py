@@ -19,14 +19,13 @@ from amistream.events import State
 from amistream.flow.undo import Progress
 from amistream.jobs.bounded_report import bounded
 from amistream.jobs.bundle_progress import BundleMeter
-from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.records import JournalEntry
 from amistream.jobs.reporting import reporting
 from amistream.jobs.run import Shared
 from amistream.location import DirectoryLocation, parse_manifest_address
 from amistream.reports import Report
-from amistream.request import VerifyRequest
+from amistream.request.verify import VerifyRequest
 from amistream.settings import Settings
 
 
@@ -49,7 +48,7 @@ class VerifyRun:
         self._job = job
         self._request = request
         self._shared = shared
-        self._roots = roots_of(job, shared.settings)
+        self._roots = job.roots(shared.settings)
         self.result: Report | None = None
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -10,24 +10,37 @@ from pydantic_core import ErrorDetails
 from amistream.errors import UsageError
 from amistream.events import JobKind
 from amistream.request.bundle import BundleRequest, CheckRequest
-from amistream.request.convert import ConvertCheckRequest, ConvertRequest
-from amistream.request.migrate import MigrateRequest
-from amistream.request.verify import VerifyRequest
 from amistream.request.words import PATTERN_WORDS
 from amistream.settings import in_words
 
-JobRequest: TypeAlias = BundleRequest | ConvertRequest | VerifyRequest | MigrateRequest
+if TYPE_CHECKING:
+    from amistream.request.convert import ConvertCheckRequest, ConvertRequest
+    from amistream.request.migrate import MigrateRequest
+    from amistream.request.verify import VerifyRequest
+
+JobRequest: TypeAlias = "BundleRequest | ConvertRequest | VerifyRequest | MigrateRequest"
 """The request of a job of any kind."""
 
-REQUESTS: dict[JobKind, type[JobRequest]] = {
-    JobKind.BUNDLE: BundleRequest,
-    JobKind.CONVERT: ConvertRequest,
-    JobKind.VERIFY: VerifyRequest,
-    JobKind.MIGRATE: MigrateRequest,
-}
-"""The model of each kind's request."""
-
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def model_of(kind: JobKind) -> type[JobRequest]:
+    """The model of a kind's request. Each is loaded by its first request: a command takes one."""
+    match kind:
+        case JobKind.BUNDLE:
+            return BundleRequest
+        case JobKind.CONVERT:
+            from amistream.request.convert import ConvertRequest  # noqa: PLC0415
+
+            return ConvertRequest
+        case JobKind.VERIFY:
+            from amistream.request.verify import VerifyRequest  # noqa: PLC0415
+
+            return VerifyRequest
+        case JobKind.MIGRATE:
+            from amistream.request.migrate import MigrateRequest  # noqa: PLC0415
+
+            return MigrateRequest
 
 
 def parse_request(values: dict[str, Any]) -> JobRequest:
@@ -35,12 +48,14 @@ def parse_request(values: dict[str, Any]) -> JobRequest:
 
     Raises `UsageError` that names the fields at fault.
     """
-    return parse_fields(REQUESTS[_kind_of(values)], values)
+    return parse_fields(model_of(_kind_of(values)), values)
 
 
 def parse_check_request(values: dict[str, Any]) -> CheckRequest | ConvertCheckRequest:
     """Make the request for the checks of a job. Raises as `parse_request` does."""
     if _kind_of(values) is JobKind.CONVERT:
+        from amistream.request.convert import ConvertCheckRequest  # noqa: PLC0415 - as in `model_of`
+
         return parse_fields(ConvertCheckRequest, values)
     return parse_fields(CheckRequest, values)
 
@@ -64,7 +79,7 @@ def parse_bundle_request(values: dict[str, Any]) -> BundleRequest:
 
 def read_request(kind: JobKind, text: str) -> JobRequest:
     """The request of a job of this kind as `model_dump_json` wrote it. Raises ValueError."""
-    return REQUESTS[kind].model_validate_json(text)
+    return model_of(kind).model_validate_json(text)
 
 
 def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
@@ -94,11 +109,9 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
 
 
 def _help_of(model: type[BaseModel]) -> str:
-    kinds: dict[JobKind, type[BaseModel]] = {**REQUESTS, JobKind.CONVERT: ConvertCheckRequest}
-    kinds[JobKind.BUNDLE] = CheckRequest
-    kind = next((kind for kind, request in kinds.items() if issubclass(model, request)), None)
+    kind = model.model_fields.get("kind")
     # Commands that start no job, such as `register`, take some of the fields.
-    return f"`amistream {kind} --help`" if kind else "the command with --help"
+    return f"`amistream {get_args(kind.annotation)[0]} --help`" if kind else "the command with --help"
 
 
 def _reason(fault: ErrorDetails) -> str:

@@ -21,7 +21,6 @@ from amistream.source.disks.facts import TableKind
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
 from amistream.source.pieces import PiecedVolume
-from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
@@ -64,6 +63,8 @@ def open_source(
         if isinstance(volume, FileVolume) and not as_it_is and (found := _format_of(volume)):
             if volume.kind is Kind.BLOCK_DEVICE:
                 raise _device_with_image(volume, found)
+            from amistream.source.qemu.converted import open_converted  # noqa: PLC0415 - starts programs
+
             volume = open_converted(volume, found, most=most, confined=roots is not None)
         if image_size not in (None, volume.size):
             raise RefusedError(

@@ -17,7 +17,7 @@ from amistream.checks.findings import Check, Observation, Status
 from amistream.checks.source import SourceChecks
 from amistream.errors import SourceError
 from amistream.ports.volume import Kind, Volume
-from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest
+from amistream.request import CheckRequest, VolumeRequest
 from amistream.settings import Settings, Sparse
 from amistream.source.disk_reader import reader_of
 from amistream.values import quoted
@@ -76,15 +76,15 @@ def examine_volume(volume: Volume, wanted: Wanted) -> list[Observation]:
 
 
 def wanted_by(request: VolumeRequest, settings: Settings) -> Wanted:
-    flags = request if isinstance(request, CheckRequest | ConvertCheckRequest) else None
-    return Wanted(
-        architecture=request.architecture or settings.architecture,
-        paravirtual=not request.is_hvm,
-        on_ebs=isinstance(request, ConvertCheckRequest),
-        boot_mode=(request.boot_mode or "") if isinstance(request, ConvertCheckRequest) else "",
-        sriov=flags is not None and bool(flags.sriov),
-        ena=flags is not None and bool(flags.ena),
-    )
+    wanted = Wanted(architecture=request.architecture or settings.architecture, paravirtual=not request.is_hvm)
+    if isinstance(request, CheckRequest):
+        return replace(wanted, sriov=request.sriov, ena=request.ena)
+    from amistream.request.convert import ConvertCheckRequest  # noqa: PLC0415 - for a conversion only
+
+    if isinstance(request, ConvertCheckRequest):
+        sriov, ena = bool(request.sriov), bool(request.ena)
+        return replace(wanted, on_ebs=True, boot_mode=request.boot_mode or "", sriov=sriov, ena=ena)
+    return wanted
 
 
 def _for_job(found: Sequence[Observation], identity_fix: str, *, is_strict: bool) -> Iterator[Observation]:

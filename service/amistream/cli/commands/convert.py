@@ -24,7 +24,8 @@ from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, 
 from amistream.cli.submitting import RunHere, runs_here, submit_job
 from amistream.errors import EXIT_DONE, JobError, RefusedError, StoreError, UsageError
 from amistream.events import JobKind, State
-from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
+from amistream.request import StoreReach
+from amistream.request.convert import ConvertCheckRequest, ConvertRequest
 
 if TYPE_CHECKING:
     from amistream.bundles.results import ConvertibleBundle

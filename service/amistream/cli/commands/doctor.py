@@ -16,7 +16,8 @@ from amistream.cli.output import put_result
 from amistream.cli.request_options import fields_of, takes, validated
 from amistream.cli.terminal import painted
 from amistream.errors import EXIT_DONE, AmistreamError, NotFoundError, RefusedError
-from amistream.request import CheckRequest, ConvertCheckRequest
+from amistream.request import CheckRequest
+from amistream.request.convert import ConvertCheckRequest
 
 if TYPE_CHECKING:
     from amistream.cli.client import Health

@@ -23,7 +23,8 @@ from amistream.cli.submitting import refuse_label
 from amistream.cli.transfer_text import migrated_text
 from amistream.errors import UsageError
 from amistream.events import JobKind
-from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, MigrateRequest, StoreReach
+from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, StoreReach
+from amistream.request.migrate import MigrateRequest
 
 Region = Annotated[
     str,

@@ -16,7 +16,8 @@ from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.submitting import refuse_label
 from amistream.errors import DifferenceError
 from amistream.events import JobKind
-from amistream.request import Identity, StoreReach, VerifyRequest
+from amistream.request import Identity, StoreReach
+from amistream.request.verify import VerifyRequest
 
 Deep = Annotated[bool, typer.Option("--deep", help="Read, decrypt and unpack every part; needs the private key.")]
 Detach = Annotated[
