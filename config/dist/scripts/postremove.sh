@@ -9,6 +9,7 @@ remove | 0)
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload || true
     fi
+    rm -f /run/amistream/.amistream.sock.lock
     rmdir /run/amistream 2>/dev/null || true
     [ ! -e "$state" ] || echo "amistream: $state stays: the journal of jobs, and keys that open your bundles"
     [ ! -e /etc/amistream ] || echo "amistream: /etc/amistream stays: your settings"
