@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from amistream.daemon import main as daemon
 from amistream.daemon.config_report import config_text, faults_of
 from amistream.settings import Settings, load
+from support.commands import COMMANDS
 
 FILE = """
 part_size = "20MiB"
@@ -66,3 +68,12 @@ def test_the_settings_as_they_are(file: Path, monkeypatch: pytest.MonkeyPatch) -
     again = Settings(**tomllib.loads(text))
     assert (again.part_size, again.workers) == (20 << 20, 3)
     assert len(faults_of(again)) == 6
+
+
+@pytest.mark.parametrize(("end", "status"), [("| head -c 1", 0), ("> /dev/full", 1)])
+def test_nobody_reads(file: Path, end: str, status: int) -> None:
+    """A reader that leaves early is no error, a full disk is one; neither gives a traceback."""
+    command = f"set -o pipefail; {COMMANDS / 'amistreamd'} --print-config --config {file} {end}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.count("\n") == (2 if status else 0)

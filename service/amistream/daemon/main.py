@@ -68,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = {name: getattr(options, name) for name in ("socket", "state_dir", "queue_url", "queue_jobs")}
         settings = load(options.config, **arguments)
         if options.print_config:
-            print(config_text(settings, options.config, arguments))  # noqa: T201 - the output
+            _put(config_text(settings, options.config, arguments))
         if options.check_config:
             return check_config(settings, options.config)
         if options.print_config:
@@ -177,6 +177,18 @@ def check_config(settings: Settings, config: Path | None) -> int:
         return UsageError.exit_status
     _say(f"the configuration is valid: {config_path(config) or 'no file, the defaults'}", logging.INFO)
     return EXIT_DONE
+
+
+def _put(text: str) -> None:
+    """Write the output of an option. A reader that ends early is no error. Raises AmistreamError for a full disk."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError as error:
+        # The rest would fail again when the interpreter closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            why = f"cannot write to the standard output: {error.strerror}"
+            raise AmistreamError("output.failed", why, hint="send the output elsewhere") from error
 
 
 def _say(text: str, level: int = logging.ERROR) -> None:
