@@ -160,6 +160,7 @@ async def test_a_wrong_option_is_named_without_a_daemon(cli: Cli, words: list[st
     assert (outcome.status, outcome.stdout) == (2, "")
     assert outcome.stderr.startswith("amistream: cannot ")
     assert named in outcome.stderr
+    assert "openapi" not in outcome.stderr
 
 
 async def test_missing_words_are_named(cli: Cli) -> None:

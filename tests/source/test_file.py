@@ -200,6 +200,8 @@ def test_missing(tmp_path: Path) -> None:
             "source.missing",
             f"cannot bundle {path}: there is no such file or device",
         )
+        assert "lsblk" in error.hint
+    assert "describe-images" in refused(tmp_path / "ami-7f0db46c2ead568fd").hint
 
 
 def test_directory(tmp_path: Path) -> None:
@@ -258,7 +260,8 @@ def test_unreadable() -> None:
             error = refused(path)
     assert error.code == "source.unreadable"
     assert error.message == f"cannot read {path}: Permission denied"
-    assert error.hint == (f"check its permissions: ls -l {path}; the user that runs the job reads the file")
+    assert error.hint.startswith(f"check its permissions: ls -l {path}; the user that runs the job reads the file")
+    assert "sudo" in error.hint
 
 
 def test_disk_error() -> None:

@@ -23,6 +23,7 @@ from amistream.host.new_file import NewFile
 from amistream.reports import Transferred
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
+from amistream.units import size_text
 from amistream.values import MIB, quoted
 
 PIECE = 16 * MIB
@@ -109,7 +110,7 @@ async def _check_space(directory: Path, size: int) -> None:
     if free < size:
         raise RefusedError(
             "directory.full",
-            f"cannot download to {directory}: {size} bytes are needed, {free} are free",
+            f"cannot download to {directory}: {size_text(size)} are needed, {size_text(free)} are free",
             hint=f"free some space: df -h {quoted(directory)}",
             field="destinations",
         )

@@ -27,6 +27,7 @@ from lxml import etree
 from amistream.errors import RefusedError
 from amistream.reports import Signature
 from amistream.stages.manifest import VERSION, serialise
+from amistream.units import size_text
 from amistream.values import MIB
 
 LARGEST = 4 * MIB
@@ -202,7 +203,7 @@ class _Reader:
         # UTF-16 has a NUL in each character of markup.
         text = self._raw.replace(b"\0", b"")
         if len(self._raw) > LARGEST:
-            raise self._bad(f"it has {len(self._raw)} bytes, and a manifest has at most {LARGEST}")
+            raise self._bad(f"it has {size_text(len(self._raw))}, and a manifest has at most {size_text(LARGEST)}")
         if _ODD_ENCODING.match(text) or not text.lstrip(b"\xef\xbb\xbf\xfe\xff \t\r\n").startswith(b"<"):
             raise self._bad("it is not XML in UTF-8")
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:

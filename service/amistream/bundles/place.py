@@ -25,6 +25,7 @@ from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.opening import make_object_store
+from amistream.units import size_text
 
 OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
 """Names that S3 accepted in its early years, when most bundles were made, and that other services still accept."""
@@ -169,7 +170,8 @@ async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = N
     if stored.size > LARGEST:
         raise RefusedError(
             "manifest.bad",
-            f"cannot use the manifest {address}: it has {stored.size} bytes, and a manifest has at most {LARGEST}",
+            f"cannot use the manifest {address}: it has {size_text(stored.size)}, and a manifest has at most "
+            f"{size_text(LARGEST)}",
             hint="check that this is the manifest (NAME.manifest.xml)",
             field="manifest",
         )

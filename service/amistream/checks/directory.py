@@ -14,7 +14,7 @@ from amistream.location import DirectoryLocation
 from amistream.roots import pinned_directory
 from amistream.stores.directory import read_only_hint
 from amistream.units import size_text
-from amistream.values import GIB, quoted
+from amistream.values import quoted
 
 MOST_DEFLATED = 1032
 """Deflate's highest compression ratio, reached by zeros."""
@@ -104,7 +104,7 @@ class DirectoryChecks:
             )
         if free < volume.size:
             return notice(
-                f"{directory} has {free / GIB:.1f} GiB free for a volume of {volume.size / GIB:.1f} GiB",
+                f"{directory} has {size_text(free)} free for a volume of {size_text(volume.size)}",
                 why="the bundle fits only if the volume compresses well",
                 fix=fix,
             )

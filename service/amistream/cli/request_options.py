@@ -19,7 +19,7 @@ import typer
 
 from amistream.errors import UsageError
 from amistream.location import SCHEME
-from amistream.request import FSTAB_WORDS, BundleRequest, option_of, parse_fields
+from amistream.request import FIELD_HELP, FSTAB_WORDS, BundleRequest, option_of, parse_fields
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT, is_path, is_snapshot
 
@@ -163,7 +163,7 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
 
 def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
     """Replace the field's name by the option's, and add the variable that set it, if one did."""
-    message, hint = error.message, error.hint
+    message, hint = error.message, error.hint.replace(FIELD_HELP, "")
     for field in context.params:
         hint = hint.replace(f"also: {field}: ", f"also: {_option_name(context, field)}: ")
     if error.field in context.params:

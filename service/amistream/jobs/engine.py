@@ -229,7 +229,8 @@ class Engine:
         for finished in run.stays:
             job.note(f"complete, and stays: {finished}")
         if error is not None:
-            job.note(f"not all is removed: {error.message}; {self._how_on(job, error)}")
+            left = "" if isinstance(error, LateError) else "not all is removed: "
+            job.note(f"{left}{error.message}; {self._how_on(job, error)}")
             if isinstance(error, LateError):
                 end = replace(end, looks_again_at=run.late_until)
             elif job.state is State.QUEUED and end.error is None:

@@ -368,7 +368,7 @@ class JournalFile:
                 hint = "end every process of amistream that uses it and start again: the journal is then moved aside"
             raise JournalError(
                 "journal.full" if full else "journal.failed",
-                f"cannot keep the journal {self.path}: {error}",
+                f"cannot keep the journal {self.path}: {getattr(error, 'strerror', None) or error}",
                 hint=hint,
                 field="state_dir",
             ) from error

@@ -10,6 +10,7 @@ from amistream.request.digest import digest_of
 from amistream.request.fields import Identity, KeyFields, Reach, TreeFields, VolumeRequest
 from amistream.request.options import DESTINATION, IMAGE, REGISTRATION, Option, option_of
 from amistream.request.parse import (
+    FIELD_HELP,
     JobRequest,
     model_of,
     parse_bundle_request,
@@ -24,6 +25,7 @@ __all__ = [
     "AMI_NAME_PATTERN",
     "DESTINATION",
     "DEVICE_PATTERN",
+    "FIELD_HELP",
     "FSTAB_WORDS",
     "IMAGE",
     "PATTERN_WORDS",

@@ -23,6 +23,9 @@ JobRequest: TypeAlias = "BundleRequest | ConvertRequest | VerifyRequest | Migrat
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+FIELD_HELP = ", GET /v1/openapi.json what a field"
+"""End of a hint, for clients of the socket: a command has options only."""
+
 
 def model_of(kind: JobKind) -> type[JobRequest]:
     """The model of a kind's request. Each is loaded by its first request: a command takes one."""
@@ -98,7 +101,7 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
         hint = (
             "GET /v1/openapi.json lists the fields; check the spelling"
             if unknown
-            else f"{_help_of(model)} says what an option takes, GET /v1/openapi.json what a field"
+            else f"{_help_of(model)} says what an option takes{FIELD_HELP}"
         )
         raise UsageError(
             "request.unknown_field" if unknown else "request.invalid",

@@ -127,6 +127,12 @@ class FileVolume:
         return device_size(self._descriptor)
 
 
+_IMAGE_ID_HINT = (
+    "give the manifest of the AMI's bundle, s3:// and its location: "
+    "aws ec2 describe-images --image-ids ami-ID --query 'Images[].ImageLocation'"
+)
+
+
 def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
     """Open an image file or block device for reading. Raises `RefusedError` with the reason against it.
 
@@ -143,13 +149,13 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
         raise RefusedError(
             "source.missing",
             f"cannot bundle {path}: there is no such file or device",
-            hint="check the path; `lsblk` lists the block devices",
+            hint=_IMAGE_ID_HINT if path.name.startswith("ami-") else "check the path; `lsblk` lists the block devices",
             field="source",
         ) from error
     except OSError as error:
         hint = f"check its permissions: ls -l {quoted(path)}"
         if error.errno == errno.EACCES:
-            hint += "; the user that runs the job reads the file"
+            hint += "; the user that runs the job reads the file: use sudo, for a job with --in-process"
         message = f"cannot read {path}: {error.strerror}"
         raise RefusedError("source.unreadable", message, hint=hint, field="source") from error
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from amistream.errors import RefusedError
 from amistream.host.new_file import NewFile, sync_directory
 from amistream.targets.blocks import NO_ROOM, BlockTarget, BlockWriter, write_errors
+from amistream.units import size_text
 from amistream.values import quoted
 
 
@@ -29,8 +30,9 @@ class FileTarget(BlockTarget):
         folder = self._path.parent
         try:
             room = os.statvfs(folder)
-            if room.f_bavail * room.f_frsize < least:
-                raise _full(self.name, f"at least {least} bytes are needed, {room.f_bavail * room.f_frsize} are free")
+            free = room.f_bavail * room.f_frsize
+            if free < least:
+                raise _full(self.name, f"at least {size_text(least)} are needed, {size_text(free)} are free")
             # While the new file is written it is as private as the one it replaces.
             old = self._old()
             if old is not None:

@@ -107,7 +107,9 @@ def _text(done: Pruned, now: datetime) -> str:
     gone = {removed.manifest for removed in done.removed}
     if done.dry_run:
         return f"{_table(done.bundles, now)}\n\nwould delete {_sum(done, lambda bundle: bundle.deletes)}"
-    return f"deleted {_sum(done, lambda bundle: bundle.manifest in gone)}"
+    deleted = f"deleted {_sum(done, lambda bundle: bundle.manifest in gone)}"
+    # Nobody was asked, so nobody has seen why each bundle stays.
+    return deleted if any(bundle.deletes for bundle in done.bundles) else f"{_table(done.bundles, now)}\n\n{deleted}"
 
 
 def _table(bundles: tuple[JudgedBundle, ...], now: datetime) -> str:

@@ -319,7 +319,8 @@ def _no_room(path: Path, size: int, needed: str, more: str = "") -> RefusedError
     return RefusedError(
         "source.no_room",
         f"cannot fit {path} into an image of {size_text(size)}: it needs at least {needed}",
-        hint=f"give a larger --size, or leave something out with --exclude: du -xh --max-depth=2 {quoted(path)}{more}",
+        hint="give a larger --size (on AWS 10GiB at most), or leave something out with --exclude: "
+        f"du -xh --max-depth=2 {quoted(path)}{more}",
         field="size",
     )
 
