@@ -76,6 +76,17 @@ async def test_a_clock_that_s3_refuses(scene: Scene, bucket: str, ministack: End
     assert (error.code, "also" in error.hint) == ("aws.RequestTimeTooSkewed", False)
 
 
+async def test_a_session_that_has_expired(
+    scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy
+) -> None:
+    """S3 answers an expired session with a plain 400 to a HEAD; the question with a body gives the reason."""
+    answer = Answer(status=400, code="ExpiredToken", message="The provided token has expired.")
+    proxy = make_proxy(ministack, Fault(action=answer, path=f"/{bucket}/?.*", times=None))
+    error = await scene.refused(f"s3://{bucket}/x", endpoint_url=proxy.url)
+    assert error.code == "aws.ExpiredToken"
+    assert "region" not in error.hint
+
+
 async def test_credentials_that_end_soon(
     scene: Scene, bucket: str, ministack: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,13 +68,24 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
                 # The endpoint does not know the question; the next ones show whether there is a bucket.
                 return BucketFacts(region=asked, ahead_s=_ahead_s(headers))
             if http_status(error) != HTTPStatus.NOT_FOUND:
-                refused = translate(error, what, bucket=bucket)
+                refused = translate(await _with_reason(client, bucket, error), what, bucket=bucket)
                 if refused.transient:
                     raise refused from error
             return BucketFacts(error=refused, ahead_s=_ahead_s(headers))
         except (EndpointConnectionError, ConnectTimeoutError) as error:
             away = translate(error, what, bucket=bucket)
             raise (away.permanent() if _is_nowhere(error) else away) from error
+
+
+async def _with_reason(client: Any, bucket: str, error: ClientError) -> ClientError:
+    """The same error with its code, such as ExpiredToken: S3 answers a HEAD without a body, so ask once more."""
+    if http_status(error) != HTTPStatus.BAD_REQUEST:
+        return error
+    try:
+        await client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except ClientError as explained:
+        return explained if http_status(explained) == HTTPStatus.BAD_REQUEST else error
+    return error
 
 
 async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
