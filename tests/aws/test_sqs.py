@@ -273,6 +273,20 @@ async def test_a_batch_is_halved() -> None:
     assert [len(bodies_of(each)) for each in client.asked] == [5, 2, 3, 1, 2]
 
 
+async def test_what_is_sent_is_not_sent_again_when_the_rest_is_refused() -> None:
+    """A batch of which a part was taken before the rest is refused as a whole: only the rest is asked for again."""
+
+    def refuse(arguments: dict[str, Any]) -> dict[str, Any]:
+        if "d" in bodies_of(arguments):
+            raise ClientError({"Error": {"Code": "InvalidMessageContents", "Message": "no"}}, "SendMessageBatch")
+        return all_well(arguments)
+
+    client = Scripted(answering(b="InternalError", c="InvalidMessageContents", d="InternalError"), *[refuse] * 3)
+    failed = await Sqs(client, AT_AWS, QUICK).send(["a", "b", "c", "d"])
+    assert [bodies_of(each) for each in client.asked] == [["a", "b", "c", "d"], ["b", "d"], ["b"], ["d"]]
+    assert {index: error.code for index, error in failed.items()} == dict.fromkeys((2, 3), "aws.InvalidMessageContents")
+
+
 async def test_batches_keep_to_the_limits() -> None:
     """A request has at most ten messages and at most one MiB."""
     client = Scripted(*[all_well] * 4)

@@ -397,6 +397,35 @@ async def test_cancel_before_it_runs() -> None:
     assert reader.calls == 0
 
 
+@pytest.mark.parametrize("started", [0, 1])
+async def test_too_few_threads(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that has no thread left ends the pass, once the workers that it did start have ended."""
+    left = itertools.count()
+    begun, leaving = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("amistream-worker") and next(left) >= started:
+            assert not started or begun.wait(20)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    read = []
+
+    def on_read(number: int) -> None:
+        begun.set()
+        assert leaving.wait(20)
+        read.append(number)
+
+    run = Run(Blocks(3, on_read), steps(), on_release=leaving.set)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="thread"):
+        await run.relay.run(2)
+    assert read == [*range(started)]
+    monkeypatch.undo()
+    await no_worker_left()
+
+
 async def test_meters() -> None:
     """Each step's meter counts its output bytes, and no time is negative."""
 

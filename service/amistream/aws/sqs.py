@@ -242,40 +242,39 @@ class Sqs:
         failed: dict[int, StoreError] = {}
         batches = deque(_batches(forms))
         while batches:
-            batch = batches.popleft()
+            left = batches.popleft()
             try:
-                failed |= await self._batch(what, operation, batch, ask)
+                await self._batch(what, operation, left, failed, ask)
             except UnfitMessageError as error:
                 # The whole request is refused for the sake of one of them, or for their sum.
-                if len(batch) == 1:
-                    failed |= dict.fromkeys(batch, error)
+                if len(left) == 1:
+                    failed |= dict.fromkeys(left, error)
                 else:
-                    batches.extendleft(reversed(_halves(batch)))
+                    batches.extendleft(reversed(_halves(left)))
         return failed
 
     async def _batch(
         self,
         what: str,
         operation: str,
-        batch: dict[int, dict[str, Any]],
+        left: dict[int, dict[str, Any]],
+        failed: dict[int, StoreError],
         ask: Callable[[list[dict[str, Any]]], Awaitable[Any]],
-    ) -> dict[int, StoreError]:
-        failed: dict[str, StoreError] = {}
-        """For good, and in the last answer for a moment."""
-        left = {str(index): form for index, form in batch.items()}
+    ) -> None:
+        """Ask for the forms that are `left`, until none is but those that `failed` for a moment again and again."""
 
         async def attempt(_: object) -> None:
-            for entry_id in left:
-                failed.pop(entry_id, None)
+            for index in left:
+                failed.pop(index, None)
             async with asking(what, self._retry.stall_s):
-                reply = await ask([{"Id": entry_id, **form} for entry_id, form in left.items()])
+                reply = await ask([{"Id": str(index), **form} for index, form in left.items()])
                 done = {each.get("Id") for each in reply.get("Successful", ())}
                 refused = {each.get("Id"): _of_entry(each, operation, what, reply) for each in reply.get("Failed", ())}
-                if missing := left.keys() - done - refused.keys():
+                if missing := {str(index) for index in left} - done - refused.keys():
                     raise IncompleteReplyError(f"leaves out {len(missing)} of {len(left)} messages")
-            failed.update({entry_id: refused[entry_id] for entry_id in left.keys() & refused.keys()})
-            for entry_id in [each for each in left if each in done or not refused[each].transient]:
-                del left[entry_id]
+            failed.update({index: refused[str(index)] for index in left if str(index) in refused})
+            for index in [each for each in left if each not in failed or not failed[each].transient]:
+                del left[index]
             if left:
                 raise failed[next(iter(left))]
 
@@ -284,7 +283,6 @@ class Sqs:
         except StoreError:
             if not left.keys() <= failed.keys():
                 raise
-        return {int(entry_id): error for entry_id, error in failed.items()}
 
     @property
     def _name(self) -> str:

@@ -128,9 +128,15 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="amistream-worker")
-        working = [loop.run_in_executor(pool, self._work) for _ in range(workers)]
+        working: list[asyncio.Future[None]] = []
+        try:
+            while len(working) < workers:
+                working.append(loop.run_in_executor(pool, self._work))
+        except RuntimeError as error:  # no thread is left: those that have begun must end first
+            self.stop(error)
         pool.shutdown(wait=False)
-        await finish_despite_cancel(asyncio.wait(working), on_cancel=lambda: self.stop(RelayStoppedError()))
+        if working:
+            await finish_despite_cancel(asyncio.wait(working), on_cancel=lambda: self.stop(RelayStoppedError()))
         if self.cause is not None:
             raise self.cause
 
