@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeAlias
 
 from amistream.sizes import GIB as GIB  # noqa: PLC0414 - values, too
@@ -26,6 +27,8 @@ PROBES = "amistream-"
 """Begin of the names of all objects that a probe puts."""
 LONGEST_PROBE_S = 12 * 3600
 """Most seconds that a probe may take."""
+ABANDONED = timedelta(days=1)
+"""Age at which an object of a probe is nobody's, because a probe deletes each within its time. Uploads take less."""
 CLAIM_END = ".claim"
 PART_NAME = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
 """The name of a part, of any tool's bundle."""

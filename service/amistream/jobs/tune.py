@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
 
@@ -54,7 +54,7 @@ from amistream.source.extents import ALIGNMENT, join_extents
 from amistream.stages.level import level_number
 from amistream.stages.upload import MemoryLedger
 from amistream.units import duration_text, rate_text, size_text
-from amistream.values import KIB, MIB, PROBES, Extent, is_probe, part_name, probe_object, probe_of
+from amistream.values import ABANDONED, KIB, MIB, PROBES, Extent, is_probe, part_name, probe_object, probe_of
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
 """Default limit: candidates with a higher memory ceiling are not tried."""
@@ -74,8 +74,6 @@ PARTS_EACH = 2
 """Parts that each connection sends in a pass: the least that shows its speed (`search.steady_rate`)."""
 ENOUGH_IN_VAIN = 2
 """Numbers of connections in a row that bring no more speed, after which no larger one is measured."""
-ABANDONED = timedelta(days=1)
-"""Age at which an object of a probe is nobody's: a probe deletes each within its time (`LONGEST_PROBE_S`)."""
 REMOVAL_STALL_S = 120.0
 """The rest is left when nothing was removed for so long. Guess."""
 

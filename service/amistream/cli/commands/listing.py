@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from amistream.cli.table import columns, counted
 from amistream.errors import UsageError
 from amistream.request import StoreReach
 from amistream.units import HOUR_S, size_text
+from amistream.values import ABANDONED
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Inventory, ListedBundle
@@ -74,6 +76,16 @@ def list_bundles(
 _LEFT_BY = {"probe": "a measurement", "upload": "an unfinished upload", "claim": "a claim of a job that is over"}
 
 
+def _how_to_remove(inventory: Inventory, now: datetime) -> Iterator[str]:
+    """Name the commands for leftovers that no running process can use; a claim is over, whatever its age."""
+    unused = [each for each in inventory.leftovers if each.kind == "claim" or now - each.newest_at > ABANDONED]
+    if unused:
+        yield "To remove what no running process uses:"
+        yield from (f"  {each.remove}" for each in unused)
+    if len(unused) < len(inventory.leftovers):
+        yield "A running process may still use what is younger than a day."
+
+
 def inventory_text(inventory: Inventory, now: datetime) -> str:
     """Format a table of bundles, then the leftovers, then the sum."""
     blocks = []
@@ -100,11 +112,7 @@ def inventory_text(inventory: Inventory, now: datetime) -> str:
             for each in inventory.leftovers
         ]
         blocks.append(columns([("AGE", "STORED", "LEFT BY", "OBJECT"), *left]))
-        blocks.append(
-            "\n".join(
-                ["To remove what no running process uses:", *(f"  {each.remove}" for each in inventory.leftovers)]
-            )
-        )
+        blocks.append("\n".join(_how_to_remove(inventory, now)))
     found = f"{counted(len(inventory.bundles), 'bundle')} in {inventory.location}, {size_text(inventory.stored)}"
     if inventory.cost is not None:
         nearly = "" if cost_text(inventory.cost).startswith("<") else "about "
