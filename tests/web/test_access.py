@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import aiohttp
 
-from amistream.web.connections import MOST
+from amistream.web.connections import BACKLOG, MOST
 from amistream.web.guard import KEY_HEADER
 from daemon.rig import Daemon
 from web.rig import Served
@@ -124,6 +124,21 @@ async def test_nobody_keeps_the_browser_out(served: Served) -> None:
         assert response.status == 200
     assert (await served.ask("GET", "/api/buckets"))[0] == 200
     assert await strangers[0][0].read() == b"", "the oldest went"
+    for _, writer in strangers:
+        writer.close()
+
+
+async def test_many_who_connect_at_once(served: Served) -> None:
+    """Connections that come together take the places of as many others: their number stays bounded."""
+    await served.enter()
+    port = int(served.url.rpartition(":")[2])
+    strangers = []
+    for _ in range(2 * MOST // BACKLOG):
+        strangers += await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(BACKLOG)))
+    async with asyncio.timeout(10):
+        ends = [await reader.read() for reader, _ in strangers[: len(strangers) - MOST - BACKLOG]]
+    assert not any(ends), "the oldest went"
+    assert (await served.ask("GET", "/api/buckets"))[0] == 200
     for _, writer in strangers:
         writer.close()
 

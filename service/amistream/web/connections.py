@@ -40,8 +40,9 @@ async def taking_connections(app: web.Application, listener: socket.socket) -> A
 
     def take() -> asyncio.Protocol:
         if len(http.connections) >= MOST:
-            strangers = (each for each in http.connections if not cast("_Conversation", each).is_admitted)
-            oldest = next(strangers, None)
+            # Those that were closed for others stay in the list for a moment.
+            staying = (each for each in http.connections if each.connected)
+            oldest = next((each for each in staying if not cast("_Conversation", each).is_admitted), None)
             if oldest is None:
                 return _TurnedAway()
             oldest.force_close()
