@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import BundleResult, JobView, State
+from amistream.events import BundleResult, JobList, JobView, State
 from cli.running import Spawn, ended
 
 if TYPE_CHECKING:
@@ -65,6 +65,22 @@ def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Pat
         *("source.snapshot", "source.qemu.converted", "conversion"),
     }
     assert found & {"anyio", *(f"amistream.{name}" for name in of_other_jobs)} == set()
+
+
+async def test_jobs_that_are_over_are_found(spawn: Spawn, key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
+    """A job that is over is listed and found by its id, by the begin of that, and as the last one; it cannot go on."""
+    process = await spawn("bundle", volume, "--to", tmp_path / "out", *identity(key_ring), "--in-process", "--json")
+    job = JobView.model_validate_json((await ended(process)).stdout)
+    for word in (job.id, job.id.rpartition("-")[2], "last"):
+        shown = await ended(await spawn("status", word, "--in-process", "--json"))
+        assert JobView.model_validate_json(shown.stdout) == job
+    listed = await ended(await spawn("jobs", "--in-process", "--json"))
+    assert [each.id for each in JobList.model_validate_json(listed.stdout).jobs] == [job.id]
+    for command, refused in (("resume", "it is done"), ("cancel", "it is done already")):
+        outcome = await ended(await spawn(command, job.id[:15], "--in-process"))
+        assert f"cannot {command} job {job.id}: {refused}" in outcome.stderr
+    unknown = await ended(await spawn("status", "nosuch", "--in-process"))
+    assert "cannot find a job 'nosuch'" in unknown.stderr
 
 
 async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ async def test_another_was_quicker(tmp_path: Path) -> None:
         class Late(Journal):
             """Finds that between its looking and its claiming somebody else has claimed."""
 
-            async def all(self) -> list[JournalEntry]:
-                found = await super().all()
+            async def all(self, over_like: str | None = None) -> list[JournalEntry]:
+                found = await super().all(over_like)
                 await another.claim(view.id)
                 return found
 
@@ -311,8 +311,8 @@ async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> Non
     class Late(Journal):
         """Finds that between its looking and its claiming somebody else has done all."""
 
-        async def all(self) -> list[JournalEntry]:
-            found = await super().all()
+        async def all(self, over_like: str | None = None) -> list[JournalEntry]:
+            found = await super().all(over_like)
             async with Journal(tmp_path, by_itself=True) as another:
                 await another.claim(view.id)
                 await another.end(view.model_copy(update={"state": State.DONE, "result": RESULT}))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
+from amistream.errors import NotFoundError, UsageError
 from amistream.events import JobResult, State
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
+from amistream.jobs.journal_file import FILE
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.records import JournalEntry
+from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.roster import FRESH
-from jobs.queueing import RESULT, Hands, Scene, request, running
+from jobs.queueing import RESULT, Hands, Scene, left_behind, request, running
 
 
 async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
@@ -117,3 +121,32 @@ async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path
             left.set()
             await hands.end((await hands.wait_begun())[1])
     assert results == [RESULT]
+
+
+@pytest.mark.parametrize(
+    ("word", "remembered"),
+    [("", "1"), ("two", "12"), ("20260101-000000-th", "13"), ("20260101", "123"), ("last", "123"), (None, "123")],
+)
+async def test_a_job_that_is_over_is_read_when_it_is_asked_for(
+    word: str | None, remembered: str, tmp_path: Path
+) -> None:
+    """Jobs that are over cost nothing where they are not asked for: a damaged one is not noticed then."""
+    ids = {"1": "20260101-000000-onesix", "2": "20260101-000000-twosix", "3": "20260101-000000-threes"}
+    steps = {"1": NextStep.KEPT, "2": NextStep.OVER, "3": NextStep.OVER, "4": NextStep.OVER}
+    for number, step in steps.items():
+        over = {"state": State.DONE if step is NextStep.OVER else State.INTERRUPTED}
+        await left_behind(tmp_path, step, by_itself=False, id=ids.get(number, "20260101-000000-damage"), **over)
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("UPDATE jobs SET request = '{' WHERE id LIKE '%damage'")
+    async with running(tmp_path) as scene:
+        with structlog.testing.capture_logs() as lines:
+            await scene.queue.recover(resume=False, over_like=word)
+        assert [job.id for job in scene.queue.jobs()] == [ids[number] for number in remembered]
+        assert [line["event"] for line in lines] == ["journal.skipped"] * (word in (None, "last", "20260101"))
+        if word == "20260101":
+            with pytest.raises(UsageError, match="3 have an id like"):
+                scene.queue.find(word)
+        elif word:
+            assert scene.queue.find(word).id == ids[remembered[-1]]
+        with pytest.raises(NotFoundError):
+            scene.queue.find("20260101-000000-damage")

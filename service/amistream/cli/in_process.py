@@ -30,10 +30,11 @@ def follow_in_process(
     config: Path | None,
     keys: AccessKeys | None = None,
     shown: Showing | None = None,
+    word: str = "",
 ) -> tuple[JobView, bool]:
     """Follow the job that `begin` begins to its end; return it, and whether a signal ended it.
 
-    `keys` come before the AWS credentials that the SDK finds.
+    `keys` come before the AWS credentials that the SDK finds. `word` stands for the job unless it is new.
     """
 
     async def follow(queue: JobQueue) -> tuple[JobView, bool]:
@@ -61,7 +62,7 @@ def follow_in_process(
             on_signals(cancel, lambda: stop(OnStop.INTERRUPT))
         return job.view(), interrupted and job.state in {State.CANCELLED, State.INTERRUPTED}
 
-    return ask_in_process(follow, config, keys)
+    return ask_in_process(follow, config, keys, over_like=word)
 
 
 def ask_in_process(
@@ -70,16 +71,18 @@ def ask_in_process(
     keys: AccessKeys | None = None,
     *,
     remove: bool = True,
+    over_like: str | None = None,
 ) -> _Answer:
     """Answer one question about the jobs of the state directory that no daemon is running.
 
-    With `remove` finish the removals of earlier processes, too, which changes the states of their jobs.
+    With `remove` finish the removals of earlier processes, too, which changes the states of their jobs. `over_like`
+    chooses among the jobs that are over, as `JobQueue.recover` has it: to load a thousand of them takes half a second.
     """
     settings = load(config)
 
     async def ask() -> _Answer:
         async with Aws(settings, keys) as aws, open_queue(settings, aws, by_itself=False) as queue:
-            await queue.recover(resume=False, remove=remove)
+            await queue.recover(resume=False, remove=remove, over_like=over_like)
             return await question(queue)
 
     return run(ask)

@@ -48,13 +48,16 @@ class Jobs:
         """The jobs, oldest first; `state` is a word of --state, `limit` selects the newest."""
         from amistream.events import JobList
 
-        return self._ask(
-            lambda client: client.jobs(listing_path(state, label, limit)),
-            lambda queue: JobList(jobs=tuple(queue.view(job) for job in queue.chosen(states_of(state), label, limit))),
-        )
+        async def here(queue: JobQueue) -> JobList:
+            return JobList(jobs=tuple(queue.view(job) for job in queue.chosen(states_of(state), label, limit)))
+
+        return self._ask(lambda client: client.jobs(listing_path(state, label, limit)), here)
 
     def get(self, job_id: str) -> JobView:
-        return self._ask(lambda client: client.get(job_id), lambda queue: queue.view(queue.find(job_id)))
+        async def here(queue: JobQueue) -> JobView:
+            return queue.view(queue.find(job_id))
+
+        return self._ask(lambda client: client.get(job_id), here, job_id)
 
     def lines(self, job_id: str) -> JobLines:
         """The lines that were logged about a job."""
@@ -65,7 +68,7 @@ class Jobs:
             found = queue.find(job_id).id
             return JobLines(id=found, lines=tuple(await queue.lines(found)))
 
-        return self._ask_and_wait(lambda client: client.lines(job_id), here)
+        return self._ask(lambda client: client.lines(job_id), here, job_id)
 
     def submit(self, request: JobRequest) -> int:
         """Run a job, write its result, and return the exit status."""
@@ -77,12 +80,14 @@ class Jobs:
 
     def resume(self, job_id: str) -> int:
         """Continue a job, write its result, and return the exit status."""
-        return self._run(lambda client: client.resume(job_id), lambda queue: queue.resume(queue.find(job_id).id))
+        return self._run(
+            lambda client: client.resume(job_id), lambda queue: queue.resume(queue.find(job_id).id), job_id
+        )
 
     def cancel(self, job_id: str) -> tuple[JobView, bool]:
         """Cancel a job and wait until it is removed; return it, and whether a signal here interrupted that."""
         job, interrupted = self._follow(
-            lambda client: client.cancel(job_id), lambda queue: queue.cancel(queue.find(job_id).id)
+            lambda client: client.cancel(job_id), lambda queue: queue.cancel(queue.find(job_id).id), job_id
         )
         if self._detach or job.state is State.CANCELLED:
             return job, interrupted
@@ -94,41 +99,47 @@ class Jobs:
             hint=f"`amistream status {job.id}{self._option}` shows its result",
         )
 
-    def _run(self, in_daemon: Callable[[Client], Awaitable[str]], here: Callable[[JobQueue], Awaitable[Job]]) -> int:
+    def _run(
+        self,
+        in_daemon: Callable[[Client], Awaitable[str]],
+        here: Callable[[JobQueue], Awaitable[Job]],
+        word: str = "",
+    ) -> int:
         from amistream.cli.follow import put_begun, put_end
 
-        job, interrupted = self._follow(in_daemon, here)
+        job, interrupted = self._follow(in_daemon, here, word)
         if self._detach:
             return put_begun(job, as_json=self._shown.as_json)
         exit_status = put_end(job, self._shown, option=self._option)
         return EXIT_INTERRUPTED if interrupted else exit_status
 
     def _follow(
-        self, in_daemon: Callable[[Client], Awaitable[str]], here: Callable[[JobQueue], Awaitable[Job]]
+        self, in_daemon: Callable[[Client], Awaitable[str]], here: Callable[[JobQueue], Awaitable[Job]], word: str
     ) -> tuple[JobView, bool]:
-        """Begin a job and, unless detached, wait for its end; return it, and whether a signal here ended it."""
+        """Begin a job and, unless detached, wait for its end; return it, and whether a signal here ended it.
+
+        `word` stands for the job unless it is new.
+        """
         if self._in_process:
             from amistream.cli.in_process import follow_in_process
 
-            return follow_in_process(here, self._config, shown=self._shown)
+            return follow_in_process(here, self._config, shown=self._shown, word=word)
         from amistream.cli.follow import follow_in_daemon
 
         socket = socket_path(self._socket, self._config)
         return follow_in_daemon(socket, in_daemon, self._shown, detach=self._detach), False
 
-    def _ask(self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], _Answer]) -> _Answer:
-        async def look(queue: JobQueue) -> _Answer:
-            return here(queue)
-
-        return self._ask_and_wait(daemon, look)
-
-    def _ask_and_wait(
-        self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], Awaitable[_Answer]]
+    def _ask(
+        self,
+        daemon: Callable[[Client], Awaitable[_Answer]],
+        here: Callable[[JobQueue], Awaitable[_Answer]],
+        word: str | None = None,
     ) -> _Answer:
+        """Ask about the job that `word` stands for, or about all."""
         if self._in_process:
             from amistream.cli.in_process import ask_in_process
 
-            return ask_in_process(here, self._config, remove=False)
+            return ask_in_process(here, self._config, remove=False, over_like=word)
         import asyncio
 
         from amistream.cli.client import Client

@@ -26,6 +26,7 @@ from amistream.jobs.records import STORED_BLOCK, JournalEntry, NextStep, SealedP
 from amistream.plan import Bundling
 from amistream.ports.unanswered import Late
 from amistream.request import JobRequest, read_request
+from amistream.states import ids_like
 
 if TYPE_CHECKING:
     from amistream.jobs.conversion_records import ConversionRecords
@@ -222,13 +223,24 @@ class Journal:
 
         return await self._file.do(work)
 
-    async def all(self) -> list[JournalEntry]:
-        """Every job of this process and of processes that are gone, and every job that is over; oldest first."""
+    async def all(self, over_like: str | None = None) -> list[JournalEntry]:
+        """Every job of this process and of processes that are gone, and every job that is over; oldest first.
+
+        With `over_like` only those jobs that are over whose ids are like it (`ids_like`), with '' none of them.
+        """
 
         def work(db: sqlite3.Connection) -> list[JournalEntry]:
-            rows = db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
-            free = [row for row in rows if row["fate"] == NextStep.OVER or self._file.is_free(row["runner"])]
-            return [kept for row in free if (kept := self._read_if_known(db, row)) is not None]
+            heads = db.execute("SELECT rowid, id, fate, runner FROM jobs ORDER BY rowid").fetchall()
+            over = [head["id"] for head in heads if head["fate"] == NextStep.OVER]
+            shown = {*(over if over_like is None else ids_like(over_like, over))}
+            free = [
+                head["rowid"]
+                for head in heads
+                if (head["id"] in shown if head["fate"] == NextStep.OVER else self._file.is_free(head["runner"]))
+            ]
+            # One that another process has forgotten meanwhile is no longer there.
+            rows = filter(None, (db.execute(f"{_SELECT} WHERE rowid = ?", (row,)).fetchone() for row in free))
+            return [kept for row in rows if (kept := self._read_if_known(db, row)) is not None]
 
         return await self._file.do(work)
 

@@ -34,7 +34,7 @@ from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lease import Lease
 from amistream.jobs.records import NextStep
-from amistream.jobs.roster import Roster, kept_there, writing_there
+from amistream.jobs.roster import LAST, Roster, kept_there, writing_there
 from amistream.request import JobRequest
 from amistream.settings import OnStop, Settings
 
@@ -129,14 +129,16 @@ class JobQueue:
         """The jobs of a list, oldest first, as `Roster.chosen` has it."""
         return self._roster.chosen(states, label, limit)
 
-    async def recover(self, *, resume: bool, remove: bool = True) -> None:
+    async def recover(self, *, resume: bool, remove: bool = True, over_like: str | None = None) -> None:
         """Take up the jobs of earlier processes: with `remove` every removal that began, with `resume` every bundle.
 
         Jobs that ran without a daemon are only remembered: their users may resume them. So are those with a name:
         another host may have them by now, and they need a lease. The removal of a job without a daemon that is to look
         again later does so then: otherwise each command would wait for its answers.
+
+        With `over_like` only those jobs that are over are remembered that `find` may find by this word, with '' none.
         """
-        for entry in await self._journal.all():
+        for entry in await self._journal.all(None if over_like == LAST else over_like):
             job = self._roster.remember(entry)
             removes = entry.next_step is NextStep.CLEANING and remove
             if removes and not entry.by_itself and job.looks_again_at and job.looks_again_at > datetime.now(UTC):
