@@ -45,7 +45,7 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
 
 
 def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
-    """A bundle into a directory, whose region is given, loads neither the AWS SDK nor an HTTP library nor rich.
+    """A bundle into a directory, whose region is given, loads neither the AWS SDK and its errors nor HTTP nor rich.
 
     Of a disk without a table and a file system, it loads nothing that reads or makes one; and of other kinds of jobs,
     of queues, snapshots and images of virtual machines nothing either.
@@ -56,7 +56,8 @@ def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = {*done.stdout.partition("loaded:")[2].split()}
     assert "amistream.jobs.engine" in found
-    assert found & {"aiobotocore", "botocore.client", "botocore.parsers", "aiohttp", "rich"} == set()
+    of_aws = {f"amistream.aws.{name}" for name in ("buckets", "dialect", "ec2", "error_table", "translate")}
+    assert found & {"aiobotocore", "botocore", "aiohttp", "rich", *of_aws} == set()
     of_file_systems = {"source.tree.opening", "source.clone", "source.disks.ext4.superblock", "checks.boot.contents"}
     assert found & {"crc32c", *(f"amistream.{name}" for name in of_file_systems)} == set()
     of_other_jobs = {

@@ -1,7 +1,8 @@
 """One SDK session and one client per service, region and endpoint, until the `Aws` is closed.
 
 Clients are created once, because creating one reads the service's model from disk; the reading happens on a thread
-beforehand, and so does the loading of the SDK itself (`sdk`), before the first of them. The SDK's own retries are off
+beforehand, and so does the loading of the SDK itself (`sdk`), before the first of them. A job that asks nothing of AWS
+loads neither the SDK nor the table of its errors. The SDK's own retries are off
 (`flow.retry` is the one layer), checksums are computed by our stages, and credentials stay with the provider chain so
 that they refresh.
 """
@@ -11,15 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from botocore.exceptions import BotoCoreError
-
-from amistream.aws.dialect import Dialect, speak
 from amistream.aws.network_settings import check_ca_bundle, check_proxy
 from amistream.aws.regions import check_region_name, on_aws
-from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
 from amistream.errors import RefusedError
 from amistream.settings import ServerEncryption, Settings
 from amistream.values import AccessKeys
@@ -50,6 +47,10 @@ class Aws:
 
     async def client(self, service: str, region: str, endpoint_url: str) -> Any:
         """The client of `service` in a region; an empty `endpoint_url` means AWS's own. Do not close it."""
+        from botocore.exceptions import BotoCoreError
+
+        from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, translate
+
         key = (service, region, endpoint_url)
         async with self._making:
             if key not in self._clients:
@@ -74,6 +75,7 @@ class Aws:
             return self._clients[key]
 
     async def _make(self, session: Session, service: str, region: str, endpoint_url: str) -> Any:
+        from amistream.aws.dialect import Dialect, speak
         from amistream.aws.sdk import make_config, read_model
 
         await asyncio.to_thread(read_model, service)
@@ -119,13 +121,13 @@ class Aws:
         """The region of the settings, the environment or the SDK's configuration, or ''. Raises `StoreError`."""
         if self._settings.region:
             return self._settings.region
-        async with asking("read the SDK's configuration"):
+        async with _asking("read the SDK's configuration"):
             return str((await self.loaded_session()).get_config_variable("region") or "")
 
     async def first_region(self) -> str:
         """The region to ask first: `default_region`, or one where the credentials may be known. Raises `StoreError`."""
         region = await self.default_region()
-        async with asking("read the SDK's configuration"):
+        async with _asking("read the SDK's configuration"):
             return region or (await self.loaded_session()).fallback_region()
 
     async def has_credentials(self) -> bool:
@@ -137,19 +139,27 @@ class Aws:
 
         A role is assumed in the SDK's own region, else in `region`.
         """
-        async with asking("find AWS credentials"):
+        async with _asking("find AWS credentials"):
             return await (await self._ready_session(region)).look_again()
 
     async def signing_credentials(self, region: str) -> GuardedCredentials | None:
         """The credentials that the clients sign with. They renew themselves; newer ones that are found replace them."""
-        async with asking("find AWS credentials"):
+        async with _asking("find AWS credentials"):
             return await (await self._ready_session(region)).get_credentials()
 
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
+        from amistream.aws.translate import wanted
+
         client = await self.client("sts", region or await self.first_region(), endpoint_url)
-        async with asking("look up the account id with STS", self._settings.stall_timeout_s):
+        async with _asking("look up the account id with STS", self._settings.stall_timeout_s):
             return str(wanted(await client.get_caller_identity(), "Account"))
+
+
+def _asking(what: str, timeout_s: float | None = None) -> AbstractAsyncContextManager[None]:
+    from amistream.aws.translate import asking
+
+    return asking(what, timeout_s)
 
 
 def _stay(context: dict[str, Any], **_: Any) -> None:

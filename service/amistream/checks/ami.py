@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from amistream.aws import metadata
-from amistream.aws.ec2 import Ec2, permitted
 from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
@@ -20,6 +20,9 @@ from amistream.ports.registry import JOB_TAG, Registration
 from amistream.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
 from amistream.stages.manifest import ImageFacts
 from amistream.values import manifest_name
+
+if TYPE_CHECKING:
+    from amistream.aws.ec2 import Ec2
 
 
 class AmiChecks:
@@ -231,6 +234,8 @@ class AmiChecks:
         registration = self.registration
         if self._registered or registration is None:
             return "registered already"
+        from amistream.aws.ec2 import permitted  # noqa: PLC0415 - as the SDK, for the first request
+
         ec2 = await self.ec2()
         self._may_tag = JOB_TAG in (await permitted(ec2, registration, self._address.retry)).tags
         return f"EC2 would accept it in {ec2.region} (dry run)"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.retry import retry_policy
 from amistream.request import Reach, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
+
+if TYPE_CHECKING:
+    from amistream.aws.ec2 import Ec2
 
 
 class ReachContext:
@@ -55,6 +57,8 @@ class ReachContext:
         return await self.aws.client(service, region, self.endpoint_url)
 
     async def ec2(self, region: str) -> Ec2:
+        from amistream.aws.ec2 import Ec2  # noqa: PLC0415 - as the SDK, for the first request
+
         return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
 
 

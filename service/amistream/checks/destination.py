@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.checks.context import RequestContext
 from amistream.flow.retry import RetryPolicy
@@ -21,6 +21,9 @@ from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name, lasting_name
 from amistream.stores.opening import make_store
+
+if TYPE_CHECKING:
+    from amistream.aws.ec2 import Ec2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from amistream.aws.ec2 import Ec2
 from amistream.aws.regions import on_aws
 from amistream.errors import DeniedError, JobError, NotSupportedError, StoreError
 from amistream.flow.retry import RetryPolicy, with_retries
@@ -20,6 +20,9 @@ from amistream.ports.registry import Registration
 from amistream.ports.store import Store, sha1_of, whole_checksum
 from amistream.ports.unanswered import AMI
 from amistream.stages.register import find_ours
+
+if TYPE_CHECKING:
+    from amistream.aws.ec2 import Ec2
 
 
 @dataclass(kw_only=True, eq=False)

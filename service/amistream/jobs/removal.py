@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from amistream.aws import buckets
 from amistream.checks.destination import Destination, OpenDestination, open_destination
 from amistream.errors import JobError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited, try_each
@@ -151,6 +150,8 @@ async def _remove_probe(address: Destination) -> None:
     """Delete the only object that a run makes before it begins to bundle."""
     match address.location:
         case S3Location(bucket):
+            from amistream.aws import buckets  # noqa: PLC0415 - as the SDK, for the first request
+
             region = await buckets.bucket_region(
                 address.aws,
                 bucket,
