@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.states import OTHERS_SIGNATURE
 
@@ -95,13 +95,14 @@ class Report(_Result):
 
 
 class Transferred(_Result):
-    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already: `kept_parts`."""
+    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already."""
 
     manifest: str
     source: str
     parts: int
     kept: int
-    kept_parts: tuple[str, ...] = ()
+    kept_parts: tuple[str, ...] = Field((), exclude=True)
+    """Their names, for commands that list them. In no document: there may be thousands, and a job counts them only."""
     bundled_size: int
     elapsed_s: float
 

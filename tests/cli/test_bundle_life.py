@@ -98,6 +98,7 @@ async def test_a_whole_life(
     assert contents(tmp_path / "down") == contents(bundle.parent)
     told = await run("download", address, tmp_path / "down", "--json")
     assert Transferred.model_validate_json(told.stdout).kept == 3
+    assert "kept_parts" not in json.loads(told.stdout), "thousands of names"
 
     told = await run("delete", address, "--yes")
     assert told.status == 3
