@@ -32,6 +32,7 @@ FOR_TEST := $(FOR_DEMO) curl:curl mandoc:mandoc mkfs.xfs:xfsprogs losetup:mount 
 # The only program of that package, which is for PCs alone: tests that need it are skipped elsewhere.
 FOR_TEST += $(if $(filter x86_64,$(shell uname -m)),/usr/lib/grub/i386-pc/grub-bios-setup:grub-pc-bin)
 FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:mmdebstrap mkfs.vfat:dosfstools
+FOR_BOOT += systemd-nspawn:systemd-container
 FOR_WEB := $(FOR_TEST) chromium:chromium
 FOR_DIST := python3:python3 gcc:gcc readelf:binutils xz:xz-utils
 FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \

@@ -52,6 +52,6 @@ def next_version(directory: Path) -> Path:
     compiling = ("-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", module)
     run(tree / "libexec" / "python3", *compiling)
     description = packages.describe("deb", tree, ARCHITECTURES["x86_64"])
-    description |= {"version": NEXT, "deb": {"compression": "gzip"}}
+    description |= {"version": NEXT, "deb": {"compression": "none"}}
     packages.pack("deb", description, directory / "next.deb")
     return directory / "next.deb"
