@@ -110,7 +110,7 @@ async def _check_space(directory: Path, size: int) -> None:
     if free < size:
         raise RefusedError(
             "directory.full",
-            f"cannot download to {directory}: {size_text(size)} are needed, {size_text(free)} are free",
+            f"cannot download to {directory}: it needs {size_text(size)}, {size_text(size - free)} more than are free",
             hint=f"free some space: df -h {quoted(directory)}",
             field="destinations",
         )

@@ -32,7 +32,8 @@ class FileTarget(BlockTarget):
             room = os.statvfs(folder)
             free = room.f_bavail * room.f_frsize
             if free < least:
-                raise _full(self.name, f"at least {size_text(least)} are needed, {size_text(free)} are free")
+                lacking = size_text(least - free)
+                raise _full(self.name, f"it needs at least {size_text(least)}, {lacking} more than are free")
             # While the new file is written it is as private as the one it replaces.
             old = self._old()
             if old is not None:
