@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -212,7 +213,11 @@ def _running(directory: Path, words: list[str], **options: Any) -> Iterator[subp
         try:
             yield process
         finally:
-            process.kill()
+            # The systemd of a container outlives systemd-nspawn, which ends after it.
+            if process.poll() is None:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                for each in children or [str(process.pid)]:
+                    os.kill(int(each), signal.SIGKILL)
             LOG.info("console: %s", (directory / "console").read_text(errors="replace")[-2000:])
 
 
