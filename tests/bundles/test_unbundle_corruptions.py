@@ -20,6 +20,7 @@ from amistream.bundles.manifest import LARGEST
 from amistream.bundles.meter import Meter
 from amistream.errors import AmistreamError, DifferenceError, RefusedError
 from amistream.reports import Report
+from amistream.units import size_text
 from bundles.made import flip, unbundle_at, verify_at
 from bundles.shell_bundle import Faults, Form, shell_bundle
 from jobs.work import settings
@@ -336,7 +337,7 @@ async def test_a_huge_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
     manifest.touch()
     os.truncate(manifest, 2**30)
     error = await refused(manifest, tmp_path, key_ring.user)
-    assert (error.code, str(LARGEST) in error.message) == ("manifest.bad", True)
+    assert (error.code, size_text(LARGEST) in error.message) == ("manifest.bad", True)
 
 
 @pytest.mark.parametrize("filling", [b"<a/>", b"<a b='' c=''/>", b"<a>" + b"x" * 60 + b"</a>"])

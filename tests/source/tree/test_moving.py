@@ -292,7 +292,7 @@ def test_mounted_during_the_walk(tree: Path, tmp_path: Path, monkeypatch: pytest
     point.mkdir()
     with ExitStack() as undo:
 
-        def run(walk: Walk, *given: Any) -> None:
+        def run(walk: Walk, *given: Any, **named: Any) -> None:
             """Mount something after the kernel was asked for the mounts."""
             nonlocal walks
             walks += 1
@@ -301,7 +301,7 @@ def test_mounted_during_the_walk(tree: Path, tmp_path: Path, monkeypatch: pytest
                 outside.mkdir()
                 (outside / "secret").write_bytes(SECRET)
                 undo.enter_context(mounted(outside, point, "--bind"))
-            really_run(walk, *given)
+            really_run(walk, *given, **named)
 
         monkeypatch.setattr(Walk, "run", run)
         if times > 1:
