@@ -36,6 +36,7 @@ class Aws:
         self._keys = keys
         self._stack = AsyncExitStack()
         self._session: Session | None = None
+        self._is_bundle_checked = False
         self._clients: dict[tuple[str, str, str], Any] = {}
         self._making, self._loading = asyncio.Lock(), asyncio.Lock()
 
@@ -108,6 +109,13 @@ class Aws:
         """The SDK's session, for requests. Raises `RefusedError` for CA certificates that cannot be used."""
         session = await self.loaded_session()
         session.region = session.region or region
+        if not self._is_bundle_checked:
+            await self._check_ca_bundle(session)
+            self._is_bundle_checked = True
+        return session
+
+    async def _check_ca_bundle(self, session: Session) -> None:
+        """Loading the certificates of a system takes 30 ms of CPU: check them once, not for each client."""
         for origin, path in (
             ("AWS_CA_BUNDLE or ca_bundle of the profile", session.get_config_variable("ca_bundle")),
             ("REQUESTS_CA_BUNDLE", os.environ.get("REQUESTS_CA_BUNDLE")),
@@ -115,7 +123,6 @@ class Aws:
             if path is not None:
                 await asyncio.to_thread(check_ca_bundle, path, origin)
                 break
-        return session
 
     async def default_region(self) -> str:
         """The region of the settings, the environment or the SDK's configuration, or ''. Raises `StoreError`."""
