@@ -87,7 +87,7 @@ async def test_each_destination_has_its_link_and_price(
     assert plan["cost"] == pytest.approx(one["cost"] + other["cost"])
     assert plan["link_rate"] == min(one["link_rate"], other["link_rate"]) > 0
     assert (plan["price"], plan["requests"]) == (None, 2 * (plan["pieces"] + 1))
-    assert 0 < plan["probe_size"] <= 34 * MIB
+    assert 0 < plan["probe_size"] <= 2 * 34 * MIB
     assert list_keys(cloud, near) + list_keys(cloud, far) == []
     told = await cli(*words, "--to", "s3://amistream-no-such/x")
     lines = told.stdout.rpartition("\n\n")[2].splitlines()
